@@ -1,0 +1,57 @@
+"""aions: Linux namespaces for asyncio and trio programs.
+
+Every namespace system call is made by a *worker*: a process with one thread that exists for nothing else. What follows is the
+whole public surface. Where the code is:
+
+    _app       your process: async, on anyio
+    _worker    the workers and the forkserver: one thread, standard library only
+    _wire      what the two say to each other
+    _sys       the kernel
+    _cli       the command line
+"""
+
+from aions._app.current import (
+    current_worker,
+    enter_namespace,
+    get_namespace_id,
+    open_process,
+    run_process,
+    run_sync,
+    set_clock_offset,
+    set_namespace,
+    socket,
+    unshare,
+    write_group_mappings,
+    write_user_mappings,
+)
+from aions._app.opening import open_worker
+from aions._app.processes import Process
+from aions._app.worker import Worker
+from aions._errors import AionsError, ProtocolError, WorkerDied
+from aions._types import Clock, GroupMapping, Namespace, NamespaceID, UserMapping
+
+__all__ = [
+    "AionsError",
+    "Clock",
+    "GroupMapping",
+    "Namespace",
+    "NamespaceID",
+    "Process",
+    "ProtocolError",
+    "UserMapping",
+    "Worker",
+    "WorkerDied",
+    "current_worker",
+    "enter_namespace",
+    "get_namespace_id",
+    "open_process",
+    "open_worker",
+    "run_process",
+    "run_sync",
+    "set_clock_offset",
+    "set_namespace",
+    "socket",
+    "unshare",
+    "write_group_mappings",
+    "write_user_mappings",
+]

@@ -1,0 +1,1 @@
+"""Your process: async, on anyio. It makes no namespace call of its own and never forks; it asks a worker."""

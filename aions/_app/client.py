@@ -1,0 +1,219 @@
+"""One connection to a worker, shared by any number of tasks.
+
+Rule 1. A reply goes to the call whose id it bears, or nowhere: a call that was cancelled drops its reply and closes its
+        descriptors, and the connection carries on.
+Rule 2. No task is kept for reading. Of the calls that wait, one reads for all; when it leaves, another takes over.
+Rule 3. When the other side is gone, every call learns of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from aions._errors import ProtocolError
+from aions._wire import codec, fdsocket
+from aions._wire.messages import REPLIES, Failed, Rejected, Reply, Request
+
+R = TypeVar("R", bound=Reply)
+
+
+class Disconnected(Exception):
+    """The other side is gone."""
+
+
+class Refused(Exception):
+    """The kernel refused what was asked."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed)
+        self.failed = failed
+
+
+class _Call:
+    """A request that is under way."""
+
+    def __init__(self) -> None:
+        self.outcome: Reply | Exception | None = None
+        self.woken: anyio.Event | None = None
+
+    def wake(self) -> None:
+        if self.woken is not None:
+            self.woken.set()
+
+
+class Client:
+    """The app's end of a connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._connection = connection
+        self._ids = itertools.count(1)
+        self._calls: dict[int, _Call] = {}
+        self._reading = False
+        self._sending = anyio.Lock()
+        self.lost = False
+
+    async def call(self, request: Request, expected: type[R]) -> R:
+        """Send a request and return its reply, whose descriptors are then the caller's.
+
+        Raises:
+            Refused: the kernel refused.
+            ProtocolError: the worker did not understand the request, or we not its reply.
+            Disconnected: the other side is gone.
+            anyio.ClosedResourceError: this side was closed.
+        """
+        await checkpoint_if_cancelled()
+        return await self.finish(await self.begin(request), expected)
+
+    async def begin(self, request: Request) -> int:
+        """Send a request, whose reply `finish` gets; its descriptors may be closed at once."""
+        request_id = next(self._ids)
+        data = codec.encode(request_id, request)
+        self._calls[request_id] = _Call()
+        try:
+            await self._send(data, request.descriptors())
+        except BaseException:
+            del self._calls[request_id]
+            raise
+        return request_id
+
+    async def finish(self, request_id: int, expected: type[R]) -> R:
+        """Wait for the reply to a request."""
+        call = self._calls[request_id]
+        try:
+            while call.outcome is None:
+                await self._progress(call)
+        except BaseException:
+            self.abandon(request_id)
+            raise
+        del self._calls[request_id]
+        return _checked(call.outcome, expected)
+
+    def abandon(self, request_id: int) -> None:
+        """Give up a request that was begun: its reply will be dropped."""
+        _discard(self._calls.pop(request_id).outcome)
+
+    def close(self) -> None:
+        """Close the connection. Calls that wait raise `anyio.ClosedResourceError`."""
+        if self._connection.fileno() >= 0:
+            anyio.notify_closing(self._connection)
+            self._connection.close()
+            self._end_all(anyio.ClosedResourceError)
+
+    def close_from_outside(self) -> None:
+        """Close the connection where no event loop runs any more."""
+        self._connection.close()
+
+    async def _send(self, data: bytes, descriptors: list[int]) -> None:
+        if self._connection.fileno() < 0:
+            raise anyio.ClosedResourceError
+        if self.lost:
+            raise Disconnected
+        try:
+            if not self._sending.locked():
+                fdsocket.send(self._connection, data, descriptors, socket.MSG_DONTWAIT)
+                return
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):
+            raise Disconnected from None
+        async with self._sending:
+            await self._send_when_possible(data, descriptors)
+
+    async def _send_when_possible(self, data: bytes, descriptors: list[int]) -> None:
+        while True:
+            await anyio.wait_writable(self._connection)
+            try:
+                fdsocket.send(self._connection, data, descriptors, socket.MSG_DONTWAIT)
+                return
+            except BlockingIOError:
+                pass
+            except (BrokenPipeError, ConnectionResetError):
+                raise Disconnected from None
+
+    async def _progress(self, call: _Call) -> None:
+        """Wait until something has happened: read for everybody, or let another call do it."""
+        if self._reading:
+            call.woken = anyio.Event()
+            await call.woken.wait()
+            return
+        self._reading = True
+        try:
+            await anyio.wait_readable(self._connection)
+            self._receive_all()
+        finally:
+            self._reading = False
+            self._pass_on_the_reading()
+
+    def _pass_on_the_reading(self) -> None:
+        for call in self._calls.values():
+            if call.outcome is None and call.woken is not None:
+                call.wake()
+                return
+
+    def _receive_all(self) -> None:
+        while self._connection.fileno() >= 0:
+            try:
+                packet = fdsocket.receive(self._connection, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ProtocolError as error:
+                self._end_all(partial(ProtocolError, str(error)))
+                return
+            if packet is None:
+                self.lost = True
+                self._end_all(Disconnected)
+                return
+            self._deliver(packet)
+
+    def _deliver(self, packet: fdsocket.Packet) -> None:
+        outcome: Reply | Exception
+        try:
+            request_id, outcome = codec.decode(packet, REPLIES)
+        except ProtocolError as error:
+            fdsocket.close_all(packet.descriptors)
+            request_id, outcome = error.request_id, error
+        call = self._calls.get(request_id)
+        if call is not None and call.outcome is None:
+            call.outcome = outcome
+            call.wake()
+        else:
+            _discard(outcome)
+        if request_id == 0:
+            self._end_all(partial(ProtocolError, f"the worker sent what belongs to no request: {outcome!r:.200}"))
+
+    def _end_all(self, error: Callable[[], Exception]) -> None:
+        for call in self._calls.values():
+            if call.outcome is None:
+                call.outcome = error()
+                call.wake()
+
+
+def _discard(outcome: Reply | Exception | None) -> None:
+    if isinstance(outcome, Reply):
+        fdsocket.close_all(outcome.descriptors())
+
+
+def _checked(outcome: Reply | Exception | None, expected: type[R]) -> R:
+    """Return the reply that was expected; raise what came instead."""
+    if isinstance(outcome, expected):
+        return outcome
+    if isinstance(outcome, codec.DescriptorsLost):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from outcome
+    if isinstance(outcome, Exception):
+        raise outcome
+    if isinstance(outcome, Failed):
+        raise Refused(outcome)
+    if isinstance(outcome, Rejected):
+        raise ProtocolError(outcome.reason)
+    _discard(outcome)
+    raise ProtocolError(f"{type(outcome).__name__} is no answer to what was asked")

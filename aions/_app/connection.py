@@ -1,0 +1,110 @@
+"""A worker or the forkserver at the other end of a client, with errors that say which; and how it is asked to fork."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from aions._app.child import Child, Lifeline
+from aions._app.client import Client, Disconnected, Refused
+from aions._app.explain import explain, refusal
+from aions._errors import WorkerDied
+from aions._wire.messages import Fork, Reply, Request, Started
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Reply)
+
+
+class Connection:
+    """Where requests go. It belongs to the process that made it: a fork of the app must not speak on it."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client = client
+        self.name = name
+        self._app = os.getpid()
+
+    async def call(self, request: Request, expected: type[R]) -> R:
+        """Have a request answered.
+
+        Raises:
+            OSError: the kernel's refusal, explained.
+            WorkerDied, ProtocolError, anyio.ClosedResourceError
+        """
+        self.check_owner()
+        return await self.explained(request, self.client.call(request, expected))
+
+    async def explained(self, request: Request, answer: Awaitable[T]) -> T:
+        """Await an answer; make what comes instead an error for the user."""
+        try:
+            return await answer
+        except Disconnected:
+            raise await self.died() from None
+        except Refused as refused:
+            failed = refused.failed
+        except OSError as error:
+            raise explain(error, request, "", self.name) from error.__cause__
+        raise explain(refusal(failed.errno, failed.path), request, failed.call, self.name, failed.hint)
+
+    async def died(self) -> Exception:
+        """Make the error that says that the other side is gone."""
+        return WorkerDied(f"{self.name} has ended")
+
+    def check_owner(self) -> None:
+        """Refuse to work in a fork of the app."""
+        if os.getpid() != self._app:
+            raise RuntimeError(
+                f"{self.name} belongs to process {self._app}; this is a fork of it, and needs workers of its own"
+            )
+
+
+class Birth:
+    """A fork that is under way: asked of one process, to serve the app over a connection of its own."""
+
+    def __init__(self, parent: Connection, request: Fork, request_id: int, ours: socket.socket, lifeline: Lifeline) -> None:
+        self._parent = parent
+        self._request = request
+        self._request_id = request_id
+        self._ours = ours
+        self._lifeline = lifeline
+
+    @classmethod
+    async def begin(cls, parent: Connection) -> Birth:
+        """Ask for a fork, without waiting for it."""
+        parent.check_owner()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                lifeline = Lifeline()
+            except BaseException:
+                ours.close()
+                raise
+            try:
+                request = Fork(theirs.fileno(), lifeline.theirs.fileno())
+                request_id = await parent.explained(request, parent.client.begin(request))
+            except BaseException:
+                ours.close()
+                lifeline.close()
+                raise
+            lifeline.theirs.close()
+        return cls(parent, request, request_id, ours, lifeline)
+
+    async def finish(self) -> tuple[Client, Child]:
+        """Wait for it. Cancelled, it leaves nothing behind: without the app's ends the new worker ends too."""
+        try:
+            answer = self._parent.client.finish(self._request_id, Started)
+            started = await self._parent.explained(self._request, answer)
+        except BaseException:
+            self._close()
+            raise
+        return Client(self._ours), Child(started.pid, started.pidfd, self._lifeline.ours)
+
+    def abandon(self) -> None:
+        """Let it go."""
+        self._parent.client.abandon(self._request_id)
+        self._close()
+
+    def _close(self) -> None:
+        self._ours.close()
+        self._lifeline.close()

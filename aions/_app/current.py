@@ -1,0 +1,202 @@
+"""The current worker, and the functions that act on it.
+
+It is the worker of the innermost `async with open_worker()` around the call in this task, or in the task that started this one;
+else the event loop's default worker, which is forked when it is first needed.
+"""
+
+from __future__ import annotations
+
+import socket as sockets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from subprocess import PIPE, CompletedProcess
+from typing import Any, TypeVar, TypeVarTuple
+
+import anyio
+
+from aions._app.home import Home, current_home
+from aions._app.link import Link
+from aions._app.membership import HasFileno
+from aions._app.processes import Process, Stream, StrOrBytesPath
+from aions._app.worker import Worker
+from aions._types import Clock, GroupMapping, NamespaceID, NamespaceLike, Namespaces, UserMapping
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+_current: ContextVar[Worker | None] = ContextVar("aions_current_worker", default=None)
+
+
+@contextmanager
+def being_current(worker: Worker) -> Iterator[None]:
+    """Make a worker the current one. What is restored is checked first: a fixture may leave the block in another context."""
+    before = _current.get()
+    _current.set(worker)
+    try:
+        yield
+    finally:
+        if _current.get() is worker:
+            _current.set(before)
+
+
+async def current_worker() -> Worker:
+    """Return the worker that the functions of this package act on here.
+
+    The default worker starts in the app's namespaces, lives as long as the event loop, and keeps whatever namespaces it was
+    moved to: for work that is to be on its own, `open_worker`.
+
+    Raises:
+        WorkerDied: the default worker was moved to other namespaces and has then ended. It is not replaced by one that is
+            somewhere else.
+    """
+    home = current_home()
+    worker = _current.get()
+    if worker is not None and worker._link.home is home:
+        return worker
+    async with home.choosing_default:
+        if home.default_worker is None or _is_to_be_replaced(home.default_worker._link):
+            await _replace_default(home)
+        assert home.default_worker is not None
+        return home.default_worker
+
+
+def _is_to_be_replaced(default: Link) -> bool:
+    """Whether the default worker was closed, or has ended where nobody had moved it.
+
+    SECURITY: one that was moved stays dead. Its successor would run in the app's namespaces what was meant for others.
+    """
+    return default.closed or (default.has_died and not default.moved)
+
+
+async def _replace_default(home: Home) -> None:
+    if home.default_worker is not None:
+        home.default_worker._link.let_go()
+        home.default_worker = None
+    home.default_worker = Worker(Link(home, *await home.fork()))
+
+
+async def unshare(namespaces: Namespaces) -> None:
+    """Move the current worker into new namespaces. See `Worker.unshare`."""
+    await (await current_worker()).unshare(namespaces)
+
+
+async def set_namespace(fd: int | HasFileno, namespace: Namespaces | None = None) -> None:
+    """Move the current worker into what a descriptor stands for. See `Worker.set_namespace`."""
+    await (await current_worker()).set_namespace(fd, namespace)
+
+
+async def enter_namespace(pid: int, namespace: Namespaces) -> None:
+    """Move the current worker into namespaces of a process. See `Worker.enter_namespace`."""
+    await (await current_worker()).enter_namespace(pid, namespace)
+
+
+async def get_namespace_id(pid: int | None, namespace: NamespaceLike) -> NamespaceID:
+    """Identify a namespace of a process, or (None) of the current worker. See `Worker.get_namespace_id`."""
+    return await (await current_worker()).get_namespace_id(pid, namespace)
+
+
+async def write_user_mappings(pid: int | None, mappings: Iterable[UserMapping]) -> None:
+    """Write the uid map of a process, or (None) of the current worker. See `Worker.write_user_mappings`."""
+    await (await current_worker()).write_user_mappings(pid, mappings)
+
+
+async def write_group_mappings(pid: int | None, mappings: Iterable[GroupMapping], deny_setgroups: bool = False) -> None:
+    """Write the gid map of a process, or (None) of the current worker. See `Worker.write_group_mappings`."""
+    await (await current_worker()).write_group_mappings(pid, mappings, deny_setgroups)
+
+
+async def set_clock_offset(clock: Clock, seconds: int, nanoseconds: int = 0) -> None:
+    """Set a clock of the current worker's new time namespace. See `Worker.set_clock_offset`."""
+    await (await current_worker()).set_clock_offset(clock, seconds, nanoseconds)
+
+
+async def run_process(
+    command: StrOrBytesPath | Sequence[StrOrBytesPath],
+    *,
+    input: bytes | None = None,
+    stdin: Stream = None,
+    stdout: Stream = PIPE,
+    stderr: Stream = PIPE,
+    check: bool = True,
+    cwd: StrOrBytesPath | None = None,
+    env: Mapping[str, str] | None = None,
+    startupinfo: Any = None,
+    creationflags: int = 0,
+    start_new_session: bool = False,
+    pass_fds: Sequence[int] = (),
+    user: str | int | None = None,
+    group: str | int | None = None,
+    extra_groups: Iterable[str | int] | None = None,
+    umask: int = -1,
+) -> CompletedProcess[bytes]:
+    """Run a command where the current worker is. See `Worker.run_process`."""
+    return await (await current_worker()).run_process(
+        command,
+        input=input,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        check=check,
+        cwd=cwd,
+        env=env,
+        startupinfo=startupinfo,
+        creationflags=creationflags,
+        start_new_session=start_new_session,
+        pass_fds=pass_fds,
+        user=user,
+        group=group,
+        extra_groups=extra_groups,
+        umask=umask,
+    )
+
+
+async def open_process(
+    command: StrOrBytesPath | Sequence[StrOrBytesPath],
+    *,
+    stdin: Stream = PIPE,
+    stdout: Stream = PIPE,
+    stderr: Stream = PIPE,
+    cwd: StrOrBytesPath | None = None,
+    env: Mapping[str, str] | None = None,
+    startupinfo: Any = None,
+    creationflags: int = 0,
+    start_new_session: bool = False,
+    pass_fds: Sequence[int] = (),
+    user: str | int | None = None,
+    group: str | int | None = None,
+    extra_groups: Iterable[str | int] | None = None,
+    umask: int = -1,
+) -> Process:
+    """Start a command where the current worker is. See `Worker.open_process`."""
+    return await (await current_worker()).open_process(
+        command,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=cwd,
+        env=env,
+        startupinfo=startupinfo,
+        creationflags=creationflags,
+        start_new_session=start_new_session,
+        pass_fds=pass_fds,
+        user=user,
+        group=group,
+        extra_groups=extra_groups,
+        umask=umask,
+    )
+
+
+async def run_sync(
+    func: Callable[[*Args], T],
+    *args: *Args,
+    cancellable: bool = False,
+    limiter: anyio.CapacityLimiter | None = None,
+) -> T:
+    """Call a function in the current worker. See `Worker.run_sync`."""
+    return await (await current_worker()).run_sync(func, *args, cancellable=cancellable, limiter=limiter)
+
+
+async def socket(family: int = sockets.AF_INET, type: int = sockets.SOCK_STREAM, proto: int = 0) -> sockets.socket:
+    """Make a socket in the current worker's network namespace. See `Worker.socket`."""
+    return await (await current_worker()).socket(family, type, proto)

@@ -1,0 +1,197 @@
+"""From the kernel's refusal to an error that says what to do about it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from errno import EACCES, EAGAIN, EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, EPERM, ESRCH, EUSERS
+
+from aions._types import Namespace
+from aions._wire.messages import (
+    Fork,
+    GetNamespaceID,
+    OpenSocket,
+    Request,
+    SetClockOffset,
+    SetNamespace,
+    SetPropagation,
+    Spawn,
+    Unshare,
+    WriteMap,
+)
+
+_USER = Namespace.USER.value
+_MOUNT = Namespace.MOUNT.value
+_PID = Namespace.PID.value
+_TIME = Namespace.TIME.value
+
+
+@dataclass(frozen=True)
+class _Explanation:
+    """Why the kernel says `errno` to `request`, and the way out. `with_any` and `without` narrow it by namespaces asked for."""
+
+    request: type[Request]
+    errno: int
+    cause: str
+    remedy: str
+    with_any: int = 0
+    without: int = 0
+
+    def fits(self, request: Request, errno: int) -> bool:
+        asked = getattr(request, "namespaces", 0)
+        return (
+            isinstance(request, self.request)
+            and errno == self.errno
+            and (not self.with_any or bool(asked & self.with_any))
+            and not asked & self.without
+        )
+
+
+_QUOTA = (
+    (
+        "A quota is used up: one of /proc/sys/user/max_*_namespaces, here or in a parent user namespace, or the limit of 32 user "
+        "or pid namespaces inside each other. It is not about disk space."
+    ),
+    "Close workers that are not needed, or raise the quota (sysctl user.max_user_namespaces=…).",
+)
+_DEAD_PID_NAMESPACE = (
+    "The first process of the worker's pid namespace has ended, and with it the namespace: nothing can start in it any more.",
+    "Open a new worker; keep the namespace's first process alive as long as the namespace is needed.",
+)
+_NO_PRIVILEGE = (
+    "The worker lacks CAP_SYS_ADMIN in its user namespace.",
+    "Make a user namespace too (add Namespace.USER), which gives it all capabilities inside, or run as root.",
+)
+
+_EXPLANATIONS = (
+    _Explanation(Unshare, ENOSPC, *_QUOTA),
+    _Explanation(Unshare, EUSERS, *_QUOTA),
+    _Explanation(
+        Unshare,
+        EINVAL,
+        "The worker has more than one thread (left by a function that it ran), or has unshared its pid namespace already.",
+        "Join threads before the function returns; for another pid namespace, use a fork of the worker.",
+        with_any=_USER | _PID,
+    ),
+    _Explanation(
+        Unshare,
+        EPERM,
+        "User namespaces are forbidden here: the worker has changed its root (chroot), its own user or group id is mapped by "
+        "no mapping of its user namespace, or a seccomp filter (Docker) or security module says no.",
+        "Map both the user and the group id before nesting; in Docker, allow it (--security-opt seccomp=unconfined).",
+        with_any=_USER,
+    ),
+    _Explanation(Unshare, EPERM, *_NO_PRIVILEGE),
+    _Explanation(
+        SetNamespace,
+        EUSERS,
+        "A time namespace takes only processes with one thread, and a function that the worker ran has left some.",
+        "Join threads before the function returns.",
+    ),
+    _Explanation(
+        SetNamespace,
+        EINVAL,
+        "The descriptor is of another type than asked for, or is a pidfd without any type named; or the worker is in that very "
+        "user namespace already, or has more than one thread.",
+        "Name the type that the descriptor has; for a pidfd, name at least one.",
+    ),
+    _Explanation(
+        SetNamespace,
+        EPERM,
+        "The worker lacks CAP_SYS_ADMIN in its own user namespace, or in the one that owns the target.",
+        "Join the user namespace that owns the target in the same call (add Namespace.USER), or run as root.",
+    ),
+    _Explanation(
+        SetNamespace,
+        EBADF,
+        "The descriptor is not open, or refers to neither a namespace nor a process.",
+        "Pass a descriptor of /proc/PID/ns/… or a pidfd.",
+    ),
+    _Explanation(SetNamespace, ENOMEM, *_DEAD_PID_NAMESPACE, with_any=_PID),
+    _Explanation(
+        SetNamespace, ESRCH, "The process has ended.", "A namespace without processes can be joined by a descriptor of it."
+    ),
+    _Explanation(Fork, ENOMEM, *_DEAD_PID_NAMESPACE),
+    _Explanation(Spawn, ENOMEM, *_DEAD_PID_NAMESPACE),
+    _Explanation(
+        Fork,
+        EAGAIN,
+        "A limit on processes is reached (RLIMIT_NPROC, pids.max of the cgroup, /proc/sys/kernel/threads-max).",
+        "Close workers that are not needed, or raise the limit.",
+    ),
+    _Explanation(
+        WriteMap,
+        EPERM,
+        "The map was written before; or it maps ids that are not the writer's own, for which the writer needs CAP_SETUID or "
+        "CAP_SETGID in the parent namespace; or a plain user maps a group while setgroups is allowed; or a security module "
+        "confines user namespaces of plain users (Ubuntu: kernel.apparmor_restrict_unprivileged_userns).",
+        "Write each map once; as a plain user map one id, your own, and groups with deny_setgroups=True.",
+    ),
+    _Explanation(
+        WriteMap,
+        EINVAL,
+        "The process is in no user namespace of its own, or outside ids are mapped by no mapping of the parent.",
+        "Unshare Namespace.USER first; use outside ids that exist in the parent namespace.",
+    ),
+    _Explanation(
+        SetClockOffset,
+        EACCES,
+        "A process has started in the time namespace already, so that its clocks are fixed; or no time namespace was unshared.",
+        "Set offsets right after unshare(Namespace.TIME), before running anything.",
+    ),
+    _Explanation(
+        SetClockOffset,
+        EPERM,
+        "The worker lacks CAP_SYS_TIME in the user namespace that owns its time namespace.",
+        "Unshare Namespace.USER and Namespace.TIME together, or run as root.",
+    ),
+    _Explanation(
+        GetNamespaceID,
+        ENOENT,
+        "There is no such process; or it has no namespace of that type yet (a pid namespace without a first process).",
+        "Ask while the process lives.",
+    ),
+    _Explanation(
+        GetNamespaceID,
+        EACCES,
+        "The process belongs to another user, or has more capabilities than the app (PTRACE_MODE_READ, ptrace(2)).",
+        "Ask as that user, or as root with CAP_SYS_PTRACE.",
+    ),
+    _Explanation(SetPropagation, EPERM, *_NO_PRIVILEGE),
+    _Explanation(
+        OpenSocket,
+        EPERM,
+        "Sockets of this kind need a capability (CAP_NET_RAW) in the user namespace that owns the network namespace.",
+        "Make the network namespace together with a user namespace, or run as root.",
+    ),
+    _Explanation(
+        Spawn,
+        ENOENT,
+        "No such program, interpreter (first line of a script), or working directory, where the worker is.",
+        "Give a path that exists in the worker's mount namespace.",
+    ),
+    _Explanation(
+        Request,
+        EMFILE,
+        "A table of descriptors is full (RLIMIT_NOFILE).",
+        "Close what is not needed, or raise the limit before the first use of aions.",
+    ),
+)
+
+
+def explain(error: OSError, request: Request, call: str, worker: str, hint: str | None = None) -> OSError:
+    """Add to an error what was tried where, why it may have failed, and what helps."""
+    error.add_note(f"{call or type(request).__name__} was refused in {worker}.")
+    if hint:
+        error.add_note(hint)
+    for explanation in _EXPLANATIONS:
+        if explanation.fits(request, error.errno or 0):
+            error.add_note(f"Probable cause: {explanation.cause}")
+            error.add_note(f"Remedy: {explanation.remedy}")
+            break
+    return error
+
+
+def refusal(errno: int, path: str | None) -> OSError:
+    """Make the plain `OSError` that the kernel's refusal is in Python."""
+    return OSError(errno, os.strerror(errno), path) if path else OSError(errno, os.strerror(errno))

@@ -1,0 +1,103 @@
+"""What one event loop has of aions: its forkserver, its default worker, and one worker in reserve.
+
+All of it goes when the loop does. No task is kept for that: the loop finalises its async generators when it ends, and one of
+them is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.lowlevel import RunVar
+
+from aions._app.child import Child
+from aions._app.client import Client
+from aions._app.connection import Birth, Connection
+from aions._app.forkserver import start_forkserver
+from aions._errors import WorkerDied
+
+if TYPE_CHECKING:
+    from aions._app.worker import Worker
+
+
+class Home:
+    """Belongs to one event loop; `current_home` gets that of the running one."""
+
+    def __init__(self) -> None:
+        self._starting = anyio.Lock()
+        self._forkserver: Connection | None = None
+        self._reserve: Birth | None = None
+        self._keeper: AsyncGenerator[None] | None = None
+        self.choosing_default = anyio.Lock()
+        self.default_worker: Worker | None = None
+
+    async def forkserver(self) -> Connection:
+        """Return the forkserver, started if there is none (any more)."""
+        async with self._starting:
+            if self._forkserver is None or self._forkserver.client.lost:
+                self._close()
+                if self._keeper is None:
+                    self._keeper = self._until_the_loop_ends()
+                    await anext(self._keeper)
+                self._forkserver = await start_forkserver()
+            return self._forkserver
+
+    async def fork(self) -> tuple[Client, Child]:
+        """Fork a worker that is where the app is: at once, if one is in reserve."""
+        reserve, self._reserve = self._reserve, None
+        if reserve is not None:
+            try:
+                client, child = await reserve.finish()
+            except (WorkerDied, OSError):
+                pass  # it, or the forkserver that was to fork it, is gone
+            else:
+                if not child.has_ended:
+                    return client, child
+                client.close()
+                child.close()
+        try:
+            return await self._forked()
+        except WorkerDied:  # the forkserver had ended before; another takes its place
+            return await self._forked()
+
+    async def _forked(self) -> tuple[Client, Child]:
+        birth = await Birth.begin(await self.forkserver())
+        return await birth.finish()
+
+    async def fork_in_advance(self) -> None:
+        """Ask for a worker to be held in reserve, without waiting for it."""
+        if self._reserve is None:
+            self._reserve = await Birth.begin(await self.forkserver())
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            self._keeper = None
+            self._close()
+
+    def _close(self) -> None:
+        """Let go of the forkserver, and with it of everything that descends from it. Needs no running loop."""
+        if self._reserve is not None:
+            self._reserve.abandon()
+            self._reserve = None
+        if self.default_worker is not None:
+            self.default_worker._link.let_go()
+            self.default_worker = None
+        if self._forkserver is not None:
+            self._forkserver.client.close_from_outside()
+            self._forkserver = None
+
+
+_home: RunVar[Home] = RunVar("aions")
+
+
+def current_home() -> Home:
+    """Return what the running event loop has."""
+    home = _home.get(None)
+    if home is None:
+        home = Home()
+        _home.set(home)
+    return home

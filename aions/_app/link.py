@@ -1,0 +1,85 @@
+"""What a `Worker` handle holds: the connection, the process behind it, and how both end."""
+
+from __future__ import annotations
+
+import signal
+
+import anyio
+
+from aions._app.child import Child
+from aions._app.client import Client
+from aions._app.connection import Birth, Connection
+from aions._app.home import Home
+from aions._errors import AionsError, WorkerDied
+from aions._wire.messages import Done, Kill
+
+_PATIENCE = 5
+"""Seconds to wait for a process that was sent SIGKILL. Only one that sleeps uninterruptibly in the kernel takes longer."""
+
+_REAPING = 1
+"""Seconds to wait for the exit status of a worker that has ended."""
+
+
+class Link(Connection):
+    """The connection to a worker.
+
+    `moved` is set once the worker may have left the namespaces it was made in, `has_children` once it may have started a
+    process. Both are set before the request is sent, so that they hold whatever becomes of it.
+    """
+
+    def __init__(self, home: Home, client: Client, child: Child, parent: Link | None = None) -> None:
+        super().__init__(client, f"worker {child.pid}")
+        self.home = home
+        self.child = child
+        self.parent = parent
+        self.moved: bool = parent is not None and parent.moved
+        self.has_children = False
+        self.closed = False
+
+    async def died(self) -> Exception:
+        if self.closed:
+            return anyio.ClosedResourceError()
+        status = None
+        with anyio.move_on_after(_REAPING):
+            status = await self.child.wait()
+        how = "" if status is None else f" with status {status}" if status >= 0 else f" by {signal.Signals(-status).name}"
+        return WorkerDied(f"{self.name} has ended{how}", status)
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the worker is known to have ended."""
+        return self.client.lost or self.child.has_ended
+
+    async def fork(self) -> Link:
+        """Fork this worker."""
+        self.has_children = True
+        birth = await Birth.begin(self)
+        return Link(self.home, *await birth.finish(), parent=self)
+
+    async def aclose(self) -> None:
+        """End the worker and all that it has started, and wait until it is gone."""
+        if self.closed:
+            return
+        self.closed = True
+        try:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_PATIENCE, shield=True):
+                await self._kill()
+                self.client.close()
+                await self.child.wait_ended()
+        finally:
+            self.client.close()
+            self.child.close()
+
+    async def _kill(self) -> None:
+        if self.has_children:
+            try:
+                await (await self.home.forkserver()).call(Kill(self.child.pidfd.fileno()), Done)
+            except (OSError, AionsError):
+                pass  # the forkserver has ended: its workers end with it
+        self.child.signal(signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """Close the app's ends, where no event loop runs any more: the worker ends by that."""
+        self.closed = True
+        self.client.close_from_outside()
+        self.child.close()

@@ -1,0 +1,65 @@
+"""Which namespaces a worker is in: making, entering and identifying them."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from aions._app.connection import Connection
+from aions._app.explain import explain
+from aions._app.link import Link
+from aions._types import Clock, NamespaceID, NamespaceLike, Namespaces, combine
+from aions._wire.messages import Done, GetNamespaceID, Identified, SetClockOffset, SetNamespace, Unshare
+
+
+class HasFileno(Protocol):
+    """Whatever has a descriptor: a file, a socket."""
+
+    def fileno(self) -> int: ...
+
+
+async def unshare(worker: Link, namespaces: Namespaces) -> None:
+    """Make new namespaces and be in them."""
+    request = Unshare(combine(namespaces).value)
+    worker.moved = True
+    await worker.call(request, Done)
+
+
+async def set_namespace(worker: Link, fd: int | HasFileno, namespaces: Namespaces | None) -> None:
+    """Join what a descriptor stands for."""
+    flags = 0 if namespaces is None else combine(namespaces).value
+    request = SetNamespace(flags, fd if isinstance(fd, int) else fd.fileno())
+    worker.moved = True
+    await worker.call(request, Done)
+
+
+async def enter_namespace(worker: Link, pid: int, namespaces: Namespaces) -> None:
+    """Join namespaces of a process. The pid becomes a pidfd here, on the app's side: it is the app's pid."""
+    namespaces = combine(namespaces)
+    if pid <= 0:
+        raise ValueError(f"{pid} is not the pid of a process")
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:
+        raise explain(error, SetNamespace(namespaces.value, -1), f"pidfd_open({pid})", "the app") from None
+    try:
+        await set_namespace(worker, pidfd, namespaces)
+    finally:
+        os.close(pidfd)
+
+
+async def get_namespace_id(worker: Link, pid: int | None, namespace: NamespaceLike) -> NamespaceID:
+    """Identify a namespace: of the worker itself, or, asked of the forkserver, of whatever process the app may look at."""
+    kind = combine(namespace)
+    at: Connection = worker if pid is None else await worker.home.forkserver()
+    found = await at.call(GetNamespaceID(pid, kind.kernel_name), Identified)
+    return NamespaceID(kind, found.device, found.inode, found.id)
+
+
+async def set_clock_offset(worker: Link, clock: Clock, seconds: int, nanoseconds: int) -> None:
+    """Write one line of timens_offsets."""
+    if not 0 <= nanoseconds <= 999_999_999:
+        raise ValueError(f"nanoseconds must be 0 … 999999999, not {nanoseconds}")
+    if abs(seconds) >= 2**63:
+        raise ValueError(f"{seconds} seconds are more than the kernel counts")
+    await worker.call(SetClockOffset(f"{clock.value} {seconds} {nanoseconds}"), Done)

@@ -1,0 +1,75 @@
+"""Opening a worker that is already where it is to be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from aions._app import identity, membership
+from aions._app.current import being_current
+from aions._app.home import current_home
+from aions._app.link import Link
+from aions._app.worker import Worker
+from aions._types import GroupMapping, Namespace, Namespaces, UserMapping, combine
+from aions._wire.messages import Done, SetPropagation
+
+_MS_PRIVATE = 1 << 18
+
+
+@asynccontextmanager
+async def open_worker(
+    *,
+    unshare: Namespaces = (),
+    user_mappings: Iterable[UserMapping] | None = None,
+    group_mappings: Iterable[GroupMapping] | None = None,
+) -> AsyncGenerator[Worker]:
+    """Open a worker for the length of an `async with` block, in which it is the current worker.
+
+    Args:
+        unshare: the new namespaces that it is to be in. With PID it is the first process of its pid namespace, and collects
+            orphans there. With MOUNT nothing that is mounted inside shows outside.
+        user_mappings: with USER, the uid map. None makes the app's user root inside; an empty one leaves the map unwritten.
+        group_mappings: the same for groups. setgroups(2) is forbidden inside only where the kernel asks for it.
+
+    Raises:
+        ValueError: mappings without USER; mappings that no kernel takes.
+        OSError: whatever `Worker.unshare` and `Worker.write_user_mappings` raise. Nothing half-made remains.
+
+    When the block is left, everything that was started inside is killed, and the namespaces go, unless something outside holds
+    them. The same happens when the app ends, whatever ends it.
+    """
+    kinds = _kinds(unshare)
+    if Namespace.USER not in kinds and (user_mappings is not None or group_mappings is not None):
+        raise ValueError("mappings are for a new user namespace: add Namespace.USER to unshare")
+    async with AsyncExitStack() as stack:
+        home = current_home()
+        link = Link(home, *await home.fork())
+        stack.push_async_callback(link.aclose)
+        if kinds:
+            await _move(link, kinds, user_mappings, group_mappings)
+        if kinds & (Namespace.PID | Namespace.TIME):
+            link = await link.fork()  # these two are for children
+            stack.push_async_callback(link.aclose)
+        await home.fork_in_advance()
+        worker = Worker(link)
+        with being_current(worker):
+            yield worker
+
+
+def _kinds(unshare: Namespaces) -> Namespace:
+    if not isinstance(unshare, Namespace | str):
+        unshare = tuple(unshare)
+    return combine(unshare) if unshare else Namespace(0)
+
+
+async def _move(
+    link: Link,
+    kinds: Namespace,
+    user_mappings: Iterable[UserMapping] | None,
+    group_mappings: Iterable[GroupMapping] | None,
+) -> None:
+    await membership.unshare(link, kinds)
+    if Namespace.USER in kinds:
+        await identity.write_as_asked(link, user_mappings, group_mappings)
+    if Namespace.MOUNT in kinds:
+        await link.call(SetPropagation(_MS_PRIVATE), Done)

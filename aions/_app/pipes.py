@@ -1,0 +1,71 @@
+"""The app's ends of a command's pipes, as anyio streams on any event loop."""
+
+from __future__ import annotations
+
+import os
+
+import anyio
+from anyio.abc import ByteReceiveStream, ByteSendStream
+
+from aions._app.descriptor import Descriptor
+
+
+class _PipeEnd:
+    def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)
+        self._pipe = Descriptor(descriptor)
+        self._busy = anyio.ResourceGuard("using")
+
+    def fileno(self) -> int:
+        """Return the number of the descriptor, which remains this stream's; -1 once closed."""
+        return self._pipe.fileno()
+
+    async def aclose(self) -> None:
+        self.close()
+        await anyio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close at once; a task that waits raises `anyio.ClosedResourceError`."""
+        if self._pipe.fileno() >= 0:
+            anyio.notify_closing(self._pipe)
+            self._pipe.close()
+
+    def _check_open(self) -> None:
+        if self._pipe.fileno() < 0:
+            raise anyio.ClosedResourceError
+
+
+class PipeReceiveStream(_PipeEnd, ByteReceiveStream):
+    """What a command writes."""
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        with self._busy:
+            while True:
+                self._check_open()
+                await anyio.wait_readable(self._pipe)
+                self._check_open()
+                try:
+                    data = os.read(self._pipe.fileno(), max_bytes)
+                except BlockingIOError:
+                    continue
+                if not data:
+                    raise anyio.EndOfStream
+                return data
+
+
+class PipeSendStream(_PipeEnd, ByteSendStream):
+    """What a command reads."""
+
+    async def send(self, item: bytes) -> None:
+        view = memoryview(item)
+        with self._busy:
+            while view:
+                self._check_open()
+                await anyio.wait_writable(self._pipe)
+                self._check_open()
+                try:
+                    view = view[os.write(self._pipe.fileno(), view) :]
+                except BlockingIOError:
+                    continue
+                except BrokenPipeError as error:
+                    raise anyio.BrokenResourceError from error

@@ -1,0 +1,260 @@
+"""Running commands in a worker, as anyio runs them in the app."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import signal
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from os import PathLike
+from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess
+from typing import IO, Any
+
+import anyio
+
+from aions._app.child import Child, Lifeline
+from aions._app.descriptor import Descriptor
+from aions._app.link import Link
+from aions._app.pipes import PipeReceiveStream, PipeSendStream
+from aions._errors import WorkerDied
+from aions._wire.messages import Spawn, Started
+
+StrOrBytesPath = str | bytes | PathLike[str] | PathLike[bytes]
+Stream = int | IO[Any] | None
+
+_PATIENCE = 5
+"""Seconds to wait for a command that was sent SIGKILL, and then for its status."""
+
+
+class Process(anyio.abc.Process):
+    """A command that runs where its worker is. Comes from `open_process`; used as `anyio.abc.Process` is.
+
+    Leaving its `async with` block waits for it; being cancelled there kills it.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        stdin: PipeSendStream | None,
+        stdout: PipeReceiveStream | None,
+        stderr: PipeReceiveStream | None,
+    ) -> None:
+        self._child = child
+        self._stdin = stdin
+        self._stdout = stdout
+        self._stderr = stderr
+        self._returncode: int | None = None
+
+    async def wait(self) -> int:
+        """Wait until the command ends, and return its exit status (negative: the signal that ended it).
+
+        Raises:
+            WorkerDied: the worker ended, so that nobody could collect the status. The command has been killed.
+        """
+        if self.returncode is None:
+            self._returncode = await self._child.wait()
+            if self._returncode is None:
+                raise WorkerDied(f"the worker that ran process {self.pid} has ended")
+        assert self.returncode is not None
+        return self.returncode
+
+    async def aclose(self) -> None:
+        """Close the pipes and wait for the command; when cancelled, kill it."""
+        for pipe in (self._stdin, self._stdout, self._stderr):
+            if pipe is not None:
+                pipe.close()
+        try:
+            await self.wait()
+        except BaseException:
+            await self._end()
+            raise
+        finally:
+            self._child.close()
+
+    async def _end(self) -> None:
+        self.kill()
+        with anyio.move_on_after(_PATIENCE, shield=True):
+            await self._child.wait_ended()
+            self._returncode = -signal.SIGKILL
+            self._returncode = await self._child.wait()
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal. By pidfd, so never to another process; does nothing once the command has ended."""
+        if self._child.pidfd.fileno() >= 0:
+            self._child.signal(signal)
+
+    @property
+    def pid(self) -> int:
+        """Its process id, as the app sees it."""
+        return self._child.pid
+
+    @property
+    def pidfd(self) -> int:
+        """A pidfd of it, which this handle owns; -1 once closed."""
+        return self._child.pidfd.fileno()
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status; None while the command runs."""
+        if self._returncode is None:
+            self._returncode = self._child.poll()
+        return self._returncode
+
+    @property
+    def stdin(self) -> PipeSendStream | None:
+        return self._stdin
+
+    @property
+    def stdout(self) -> PipeReceiveStream | None:
+        return self._stdout
+
+    @property
+    def stderr(self) -> PipeReceiveStream | None:
+        return self._stderr
+
+
+async def open_process(
+    worker: Link,
+    command: StrOrBytesPath | Sequence[StrOrBytesPath],
+    *,
+    stdin: Stream,
+    stdout: Stream,
+    stderr: Stream,
+    cwd: StrOrBytesPath | None,
+    env: Mapping[str, str] | None,
+    startupinfo: Any,
+    creationflags: int,
+    start_new_session: bool,
+    pass_fds: Sequence[int],
+    user: str | int | None,
+    group: str | int | None,
+    extra_groups: Iterable[str | int] | None,
+    umask: int,
+) -> Process:
+    """Start a command. The parameters are those of `anyio.open_process`."""
+    if startupinfo is not None or creationflags:
+        raise ValueError("startupinfo and creationflags are for Windows only")
+    shell = isinstance(command, str | bytes | PathLike)
+    arguments = (command,) if isinstance(command, str | bytes | PathLike) else tuple(command)
+    if not arguments:
+        raise ValueError("the command is empty")
+    numbers = tuple(number for number in pass_fds if number > 2)
+    with ExitStack() as ours, ExitStack() as theirs:
+        lifeline = Lifeline()
+        ours.callback(lifeline.ours.close)
+        theirs.callback(lifeline.theirs.close)
+        stdin_pipe, stdin_fd = _input(stdin, ours, theirs)
+        stdout_pipe, stdout_fd = _output(stdout, 1, ours, theirs)
+        stderr_pipe, stderr_fd = (None, stdout_fd) if stderr == STDOUT else _output(stderr, 2, ours, theirs)
+        worker.has_children = True
+        started = await worker.call(
+            Spawn(
+                arguments=tuple(map(_text, arguments)),
+                shell=shell,
+                directory=None if cwd is None else _text(cwd),
+                environment={_text(name): _text(value) for name, value in (os.environ if env is None else env).items()},
+                process_group=os.getpgrp(),
+                new_session=start_new_session,
+                user=None if user is None else _user_id(user),
+                group=None if group is None else _group_id(group),
+                extra_groups=None if extra_groups is None else tuple(map(_group_id, extra_groups)),
+                umask=umask,
+                pass_fds=numbers,
+                exit=lifeline.theirs.fileno(),
+                stdin=stdin_fd,
+                stdout=stdout_fd,
+                stderr=stderr_fd,
+                passed=numbers,
+            ),
+            Started,
+        )
+        ours.pop_all()
+    return Process(Child(started.pid, started.pidfd, lifeline.ours), stdin_pipe, stdout_pipe, stderr_pipe)
+
+
+def _text(value: StrOrBytesPath) -> str:
+    """Write bytes as the wire does: UTF-8, with surrogate escapes for what is none."""
+    return os.fsencode(value).decode("utf-8", "surrogateescape")
+
+
+def _input(stream: Stream, ours: ExitStack, theirs: ExitStack) -> tuple[PipeSendStream | None, int]:
+    if stream != PIPE:
+        return None, _given(stream, 0, theirs)
+    read, write = os.pipe()
+    theirs.callback(os.close, read)
+    pipe = PipeSendStream(write)
+    ours.callback(pipe.close)
+    return pipe, read
+
+
+def _output(stream: Stream, inherited: int, ours: ExitStack, theirs: ExitStack) -> tuple[PipeReceiveStream | None, int]:
+    if stream != PIPE:
+        return None, _given(stream, inherited, theirs)
+    read, write = os.pipe()
+    theirs.callback(os.close, write)
+    pipe = PipeReceiveStream(read)
+    ours.callback(pipe.close)
+    return pipe, write
+
+
+def _given(stream: Stream, inherited: int, theirs: ExitStack) -> int:
+    """Return the app's descriptor for a stream that is no pipe of ours."""
+    if stream is None:
+        return inherited
+    if stream == DEVNULL:
+        null = Descriptor(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        theirs.callback(null.close)
+        return null.fileno()
+    return stream if isinstance(stream, int) else stream.fileno()
+
+
+def _user_id(user: str | int) -> int:
+    return pwd.getpwnam(user).pw_uid if isinstance(user, str) else user
+
+
+def _group_id(group: str | int) -> int:
+    return grp.getgrnam(group).gr_gid if isinstance(group, str) else group
+
+
+async def communicate(process: Process, input: bytes | None) -> tuple[bytes | None, bytes | None]:
+    """Feed a command its input, collect its output, and wait for it."""
+    outputs: list[bytes | None] = [None, None]
+
+    async def collect(stream: AsyncIterable[bytes], index: int) -> None:
+        outputs[index] = b"".join([chunk async for chunk in stream])
+
+    async with anyio.create_task_group() as tasks:
+        for index, stream in enumerate((process.stdout, process.stderr)):
+            if stream is not None:
+                tasks.start_soon(collect, stream, index)
+        if process.stdin is not None and input:
+            try:
+                await process.stdin.send(input)
+            except anyio.BrokenResourceError:
+                pass  # it does not want (all of) it, as with subprocess
+            await process.stdin.aclose()
+        await process.wait()
+    return outputs[0], outputs[1]
+
+
+def completed(
+    command: StrOrBytesPath | Sequence[StrOrBytesPath],
+    process: Process,
+    outputs: tuple[bytes | None, bytes | None],
+    check: bool,
+) -> CompletedProcess[bytes]:
+    """Make the result of `run_process`; raise it where `check` asks for that."""
+    assert process.returncode is not None
+    if check and process.returncode != 0:
+        raise CalledProcessError(process.returncode, command, *outputs)
+    return CompletedProcess(command, process.returncode, *outputs)

@@ -1,0 +1,319 @@
+"""`Worker`: the handle of a process that exists to be in namespaces. Each method is a line or two; its subject has a module."""
+
+from __future__ import annotations
+
+import socket as sockets
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from subprocess import PIPE, CompletedProcess
+from typing import Any, TypeVar, TypeVarTuple
+
+import anyio
+
+from aions._app import functions, identity, membership, processes
+from aions._app.link import Link
+from aions._app.membership import HasFileno
+from aions._app.processes import Process, Stream, StrOrBytesPath
+from aions._types import Clock, GroupMapping, NamespaceID, NamespaceLike, Namespaces, UserMapping
+from aions._wire.messages import Opened, OpenSocket
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+
+class Worker:
+    """A process with one thread, that makes namespace calls for the app and runs things where it is.
+
+    Workers come from `open_worker` and from `Worker.fork`. One belongs to the event loop that it was opened in. It serves
+    requests one by one, in the order in which they were made; for work side by side, fork it.
+
+    Every method may raise `WorkerDied`, and `anyio.ClosedResourceError` once the worker is closed.
+
+    Cancellation: a call that is cancelled returns at once; what it asked for may or may not happen. The worker goes on.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def __repr__(self) -> str:
+        return f"<aions.Worker pid={self.pid}{' closed' if self._link.closed else ''}>"
+
+    @property
+    def pid(self) -> int:
+        """Its process id, as the app sees it."""
+        return self._link.child.pid
+
+    @property
+    def pidfd(self) -> int:
+        """A pidfd of it, which this handle owns; -1 once closed."""
+        return self._link.child.pidfd.fileno()
+
+    async def unshare(self, namespaces: Namespaces) -> None:
+        """Move the worker into new namespaces, made by this call.
+
+        New PID and TIME namespaces are for what it starts from then on: commands, and forks.
+
+        Args:
+            namespaces: one or more, as a `Namespace` (a union is one), the kernel's name, or an iterable of these.
+
+        Raises:
+            ValueError: none, or an unknown one.
+            OSError: EPERM: no CAP_SYS_ADMIN, and no USER among them. ENOSPC: a quota on namespaces is used up. EINVAL: USER,
+                while a function has left threads in the worker; PID, for the second time.
+
+        Kernel: unshare(2).
+        """
+        await membership.unshare(self._link, namespaces)
+
+    async def set_namespace(self, fd: int | HasFileno, namespace: Namespaces | None = None) -> None:
+        """Move the worker into the namespace, or namespaces, that a descriptor stands for.
+
+        Args:
+            fd: a descriptor of a namespace (/proc/PID/ns/…), or a pidfd; it remains the caller's.
+            namespace: of which type it must be; with a pidfd, the types to join, in one atomic step. None takes a namespace of
+                any type.
+
+        Raises:
+            OSError: EINVAL: the wrong type, or the worker's own user namespace. EPERM: no CAP_SYS_ADMIN there. ESRCH: the
+                pidfd's process has ended. EBADF: not open, or no namespace.
+
+        Kernel: setns(2); with a pidfd since Linux 5.8.
+        """
+        await membership.set_namespace(self._link, fd, namespace)
+
+    async def enter_namespace(self, pid: int, namespace: Namespaces) -> None:
+        """Move the worker into namespaces of a process: into all that are named, or into none.
+
+        The process is held by a pidfd, so its pid cannot be used again meanwhile.
+
+        Args:
+            pid: as the app sees it.
+            namespace: one or more types.
+
+        Raises:
+            OSError: ESRCH: no such process, or it ended meanwhile. EPERM: no CAP_SYS_ADMIN there. EINVAL: the worker's own user
+                namespace.
+
+        Kernel: setns(2) and pidfd_open(2), Linux 5.8.
+        """
+        await membership.enter_namespace(self._link, pid, namespace)
+
+    async def get_namespace_id(self, pid: int | None, namespace: NamespaceLike) -> NamespaceID:
+        """Identify a namespace of a process.
+
+        Args:
+            pid: as the app sees it; None means the worker itself.
+            namespace: one type.
+
+        Raises:
+            OSError: ENOENT: no such process. EACCES: another user's (PTRACE_MODE_READ, ptrace(2)).
+
+        Kernel: namespaces(7); `NamespaceID.id` by NS_GET_ID, Linux 6.18.
+        """
+        return await membership.get_namespace_id(self._link, pid, namespace)
+
+    async def write_user_mappings(self, pid: int | None, mappings: Iterable[UserMapping]) -> None:
+        """Write the uid map of a user namespace; this can be done once.
+
+        Whichever process may writes it: the forkserver, a worker that this one was forked from, or the worker itself.
+
+        Args:
+            pid: a process in the namespace, as the app sees it; None means the worker itself.
+            mappings: what maps to what. A plain user may map one id: its own.
+
+        Raises:
+            ValueError: no mapping, an overlap, or more than 340.
+            OSError: EPERM: written before, or ids that are not the caller's to give.
+
+        Kernel: user_namespaces(7).
+        """
+        await identity.write(self._link, pid, "uid_map", mappings)
+
+    async def write_group_mappings(
+        self, pid: int | None, mappings: Iterable[GroupMapping], deny_setgroups: bool = False
+    ) -> None:
+        """Write the gid map of a user namespace, as `write_user_mappings` does the uid map.
+
+        Args:
+            pid: a process in the namespace, as the app sees it; None means the worker itself.
+            mappings: what maps to what. A plain user may map one id: its own.
+            deny_setgroups: forbid setgroups(2) in the namespace, for good. A plain user has to, before groups can be mapped.
+
+        Raises:
+            ValueError: no mapping, an overlap, or more than 340.
+            OSError: EPERM: written before, ids that are not the caller's to give, or setgroups is still allowed.
+
+        Kernel: user_namespaces(7).
+        """
+        await identity.write(self._link, pid, "gid_map", mappings, deny_setgroups)
+
+    async def set_clock_offset(self, clock: Clock, seconds: int, nanoseconds: int = 0) -> None:
+        """Set a clock of the time namespace that the worker has unshared, before anything runs in it.
+
+        Args:
+            clock: which one.
+            seconds: how far it is ahead of the initial namespace's clock; less than zero, behind.
+            nanoseconds: to add to that, 0 … 999999999.
+
+        Raises:
+            ValueError: nanoseconds out of range, or more seconds than the kernel counts.
+            OSError: EACCES: no time namespace was unshared, or something runs in it already. ERANGE: the clock would stand below
+                zero, or too far ahead. EPERM: no CAP_SYS_TIME.
+
+        Kernel: time_namespaces(7), Linux 5.6.
+        """
+        await membership.set_clock_offset(self._link, clock, seconds, nanoseconds)
+
+    @asynccontextmanager
+    async def fork(self) -> AsyncGenerator[Worker]:
+        """Open another worker that starts out in this one's namespaces, in the new PID and TIME ones that it has unshared.
+
+        The first fork after `unshare(Namespace.PID)` is the first process of that namespace: it collects orphans, and the
+        namespace ends with it. A fork ends when the worker ends that it was forked from.
+
+        Raises:
+            OSError: ENOMEM: the first process of the worker's pid namespace has ended. EAGAIN: too many processes.
+        """
+        worker = Worker(await self._link.fork())
+        try:
+            yield worker
+        finally:
+            await worker.aclose()
+
+    async def aclose(self) -> None:
+        """End the worker and all that it has started, by SIGKILL, and wait until it is gone. Closing again does nothing."""
+        await self._link.aclose()
+
+    async def run_process(
+        self,
+        command: StrOrBytesPath | Sequence[StrOrBytesPath],
+        *,
+        input: bytes | None = None,
+        stdin: Stream = None,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
+        check: bool = True,
+        cwd: StrOrBytesPath | None = None,
+        env: Mapping[str, str] | None = None,
+        startupinfo: Any = None,
+        creationflags: int = 0,
+        start_new_session: bool = False,
+        pass_fds: Sequence[int] = (),
+        user: str | int | None = None,
+        group: str | int | None = None,
+        extra_groups: Iterable[str | int] | None = None,
+        umask: int = -1,
+    ) -> CompletedProcess[bytes]:
+        """Run a command where the worker is, and wait for it: `anyio.run_process`, elsewhere.
+
+        The command, `cwd` and a relative path are looked up in the worker's mount namespace. Without `cwd` it starts in the
+        worker's working directory; without `env` it gets the app's environment; None as a stream means the app's own. Names of
+        users and groups are looked up by the app.
+
+        Raises:
+            OSError: ENOENT: no such program or directory there. ENOMEM: the worker's pid namespace has ended.
+            subprocess.CalledProcessError: another status than 0, unless `check=False`.
+
+        Cancellation: the command is killed.
+        """
+        if input is not None and stdin is not None:
+            raise ValueError("only one of stdin and input is allowed")
+        process = await self.open_process(
+            command,
+            stdin=PIPE if input else stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=cwd,
+            env=env,
+            startupinfo=startupinfo,
+            creationflags=creationflags,
+            start_new_session=start_new_session,
+            pass_fds=pass_fds,
+            user=user,
+            group=group,
+            extra_groups=extra_groups,
+            umask=umask,
+        )
+        async with process:
+            outputs = await processes.communicate(process, input)
+        return processes.completed(command, process, outputs, check)
+
+    async def open_process(
+        self,
+        command: StrOrBytesPath | Sequence[StrOrBytesPath],
+        *,
+        stdin: Stream = PIPE,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
+        cwd: StrOrBytesPath | None = None,
+        env: Mapping[str, str] | None = None,
+        startupinfo: Any = None,
+        creationflags: int = 0,
+        start_new_session: bool = False,
+        pass_fds: Sequence[int] = (),
+        user: str | int | None = None,
+        group: str | int | None = None,
+        extra_groups: Iterable[str | int] | None = None,
+        umask: int = -1,
+    ) -> Process:
+        """Start a command where the worker is: `anyio.open_process`, elsewhere. See `run_process`."""
+        return await processes.open_process(
+            self._link,
+            command,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=cwd,
+            env=env,
+            startupinfo=startupinfo,
+            creationflags=creationflags,
+            start_new_session=start_new_session,
+            pass_fds=pass_fds,
+            user=user,
+            group=group,
+            extra_groups=extra_groups,
+            umask=umask,
+        )
+
+    async def run_sync(
+        self,
+        func: Callable[[*Args], T],
+        *args: *Args,
+        cancellable: bool = False,
+        limiter: anyio.CapacityLimiter | None = None,
+    ) -> T:
+        """Call a function in the worker's process: `anyio.to_process.run_sync`, elsewhere.
+
+        Function, arguments and result are pickled. The function runs in the worker itself, so what it does to the process stays
+        done, and other calls wait for it.
+
+        Args:
+            func: importable from the app's `sys.path` or `__main__`.
+            args: its arguments.
+            cancellable: run it in a fork of the worker, which is killed when the call is cancelled; otherwise the call waits
+                for the function, as in anyio.
+            limiter: taken for the length of the call.
+
+        Raises:
+            pickle.PicklingError, AttributeError, TypeError: function, arguments or result cannot be pickled.
+            Whatever the function raises, with the worker's traceback as a note.
+        """
+        return await functions.call(self._link, func, args, cancellable, limiter)
+
+    async def socket(self, family: int = sockets.AF_INET, type: int = sockets.SOCK_STREAM, proto: int = 0) -> sockets.socket:
+        """Make a socket in the worker's network namespace, where it stays wherever the worker goes.
+
+        Returns:
+            An ordinary, non-blocking, close-on-exec socket, which is the caller's: ready for an event loop, or for
+            `anyio.abc.SocketStream.from_socket` and its like. From here on the worker has no part in it.
+
+        Raises:
+            OSError: EPERM: a raw or packet socket without CAP_NET_RAW. EMFILE: no descriptors left, in the app or in the
+                worker.
+
+        Kernel: socket(2), network_namespaces(7).
+        """
+        reply = await self._link.call(OpenSocket(int(family), int(type), proto), Opened)
+        sock = sockets.socket(family, type, proto, fileno=reply.descriptor)
+        sock.setblocking(False)
+        return sock

@@ -1,0 +1,80 @@
+"""What /proc tells and takes, always through a descriptor of it.
+
+The forkserver opens /proc once, and every worker inherits that descriptor. So a worker sees the processes and the pids that
+the app sees, whatever mount or pid namespace it is in, and whether or not there is a /proc at all where it is.
+"""
+
+from __future__ import annotations
+
+import os
+
+from aions._sys.libc import KernelError
+
+
+class Opened:
+    """Have a path below /proc open for the length of a `with` block. (A class: importing contextlib takes too long.)"""
+
+    def __init__(self, proc: int, path: str, flags: int) -> None:
+        try:
+            self._descriptor = os.open(path, flags | os.O_CLOEXEC, dir_fd=proc)
+        except OSError as error:
+            raise KernelError(error.errno or 0, f'openat("/proc", "{path}")', f"/proc/{path}") from None
+
+    def __enter__(self) -> int:
+        return self._descriptor
+
+    def __exit__(self, *_exception: object) -> None:
+        os.close(self._descriptor)
+
+
+def open_proc() -> int:
+    """Open /proc for the functions of this module."""
+    return os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def read(proc: int, path: str) -> str:
+    """Read a small file."""
+    with Opened(proc, path, os.O_RDONLY) as descriptor:
+        chunks = []
+        while chunk := os.read(descriptor, 65536):
+            chunks.append(chunk)
+    return b"".join(chunks).decode()
+
+
+def write(proc: int, path: str, text: str) -> None:
+    """Write a file in one write(2), as uid_map and its like want it."""
+    with Opened(proc, path, os.O_WRONLY) as descriptor:
+        try:
+            os.write(descriptor, text.encode())
+        except OSError as error:
+            raise KernelError(error.errno or 0, f"write({text!r:.200})", f"/proc/{path}") from None
+
+
+def thread_count(proc: int) -> int:
+    """Count the threads of this process, also those that Python does not know of."""
+    with Opened(proc, "self/task", os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        return len(os.listdir(descriptor))
+
+
+def pid_of(proc: int, pidfd: int) -> int:
+    """Return the pid behind a pidfd, as this /proc counts; -1 once the process is reaped."""
+    lines = read(proc, f"self/fdinfo/{pidfd}").splitlines()
+    return int(next(line for line in lines if line.startswith("Pid:")).split()[1])
+
+
+def own_pid(proc: int) -> int:
+    """Return the pid of this process, as this /proc counts."""
+    return int(os.readlink("self", dir_fd=proc))
+
+
+def children(proc: int, pid: int | str) -> list[int]:
+    """Return the children of a process, those of all its threads; none once it is gone."""
+    found: list[int] = []
+    try:
+        with Opened(proc, f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+            tasks = os.listdir(descriptor)
+        for task in tasks:
+            found += map(int, read(proc, f"{pid}/task/{task}/children").split())
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found

@@ -1,0 +1,76 @@
+"""A message to bytes and descriptors, and back.
+
+A packet is the JSON list `[name, request id, {field: value, …}]`. Descriptors are not in it: they take their places by order.
+JSON and never pickle or marshal, because a worker in somebody else's namespaces is trusted less than the app is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from aions._errors import ProtocolError
+from aions._wire.fdsocket import Packet
+from aions._wire.message import MANY, Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    M = TypeVar("M", bound=Message)
+
+MAX_DESCRIPTORS = 252
+"""The kernel takes 253 in one message (SCM_MAX_FD); the last is kept for the memfd of a long packet."""
+
+_dump = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def encode(request_id: int, message: Message) -> bytes:
+    """Write a message down, but for its descriptors."""
+    count = len(message.descriptors())
+    if count > MAX_DESCRIPTORS:
+        raise ProtocolError(f"{count} descriptors are more than one message can carry ({MAX_DESCRIPTORS})", request_id)
+    cls = type(message)
+    body = {name: value for name, value in message.__dict__.items() if name not in cls.descriptor_fields}
+    return _dump([cls.__name__, request_id, body]).encode()
+
+
+class DescriptorsLost(ProtocolError):
+    """Descriptors did not arrive: the receiver's table was full."""
+
+
+def decode(packet: Packet, known: Mapping[str, type[M]]) -> tuple[int, M]:
+    """Read a message and the id of its request.
+
+    Raises:
+        DescriptorsLost: it had descriptors that could not be received.
+        ProtocolError: it is none of the known messages.
+    In both cases what descriptors there are remain the packet's.
+    """
+    request_id = 0
+    try:
+        name, claimed_id, body = json.loads(packet.data)
+        if type(claimed_id) is not int:
+            raise TypeError("the request id is no int")
+        request_id = claimed_id
+        if not packet.intact:
+            raise DescriptorsLost("the descriptors of a message were lost: the table is full (RLIMIT_NOFILE)", request_id)
+        cls = known[name]
+        values = {field: tuple(value) if type(value) is list else value for field, value in body.items()}
+        return request_id, cls(**values, **_placed(cls, packet.descriptors))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ProtocolError(f"no message: {error!r:.200} in {packet.data[:80]!r}", request_id) from None
+
+
+def _placed(cls: type[Message], descriptors: Sequence[int]) -> dict[str, object]:
+    """Give each descriptor its field."""
+    placed: dict[str, object] = {}
+    left = list(descriptors)
+    for name in cls.descriptor_fields:
+        if cls.fields[name] == MANY:
+            placed[name], left = tuple(left), []
+        elif left:
+            placed[name] = left.pop(0)
+    if left:
+        raise ValueError(f"{len(left)} descriptors too many")
+    return placed

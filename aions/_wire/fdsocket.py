@@ -1,0 +1,138 @@
+"""Packets of bytes and descriptors over a SOCK_SEQPACKET socket: each arrives whole, or an error says that it did not.
+
+Rule 1. Every descriptor received is close-on-exec from the start.
+Rule 2. A packet that was cut keeps none of its descriptors open.
+Rule 3. Bytes beyond INLINE_LIMIT travel in a memfd, which comes last among the descriptors.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import socket
+from collections.abc import Iterable, Sequence
+
+from aions._errors import ProtocolError
+
+INLINE_LIMIT = 64 * 1024
+LARGEST = 256 * 1024 * 1024
+"""More than any request needs. The limit is there so that a worker that lies cannot make the app swallow all memory."""
+
+_IN_MEMFD = b"memfd"
+_MSG_CMSG_CLOEXEC = 0x40000000
+_CONTROL = socket.CMSG_SPACE(253 * 4)
+
+
+class Packet:
+    """What arrived. `intact` is False where descriptors were lost, as happens when the receiver's table is full (EMFILE)."""
+
+    def __init__(self, data: bytes, descriptors: list[int], intact: bool = True) -> None:
+        self.data = data
+        self.descriptors = descriptors
+        self.intact = intact
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close descriptors that nobody wants."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def send(sock: socket.socket, data: bytes, descriptors: Sequence[int] = (), flags: int = 0) -> None:
+    """Send one packet. The descriptors remain the caller's.
+
+    Raises:
+        BlockingIOError: the socket is full (with MSG_DONTWAIT).
+        OSError: as sendmsg(2); EPIPE or ECONNRESET where the other side is gone.
+        ProtocolError: the packet is larger than LARGEST.
+    """
+    if len(data) > LARGEST:
+        raise ProtocolError(f"a message of {len(data)} bytes is more than can be sent ({LARGEST})")
+    memfd = None
+    try:
+        if len(data) > INLINE_LIMIT:
+            memfd = to_memfd(data)
+            data, descriptors = _IN_MEMFD, [*descriptors, memfd]
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        sock.sendmsg([data], rights, flags)
+    finally:
+        if memfd is not None:
+            os.close(memfd)
+
+
+def receive(sock: socket.socket, flags: int = 0) -> Packet | None:
+    """Receive one packet, whose descriptors are then the caller's; None where the other side is gone.
+
+    Raises:
+        BlockingIOError: there is none (with MSG_DONTWAIT).
+        ProtocolError: it was cut, or its memfd is none.
+    """
+    try:
+        data, control, received, _address = sock.recvmsg(INLINE_LIMIT + 1, _CONTROL, flags | _MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        return None
+    descriptors = array.array("i")
+    for level, kind, value in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
+    packet = Packet(data, list(descriptors))
+    if received & socket.MSG_CTRUNC:
+        close_all(packet.descriptors)
+        return Packet(data, [], intact=False)
+    try:
+        if received & socket.MSG_TRUNC or len(data) > INLINE_LIMIT:
+            raise ProtocolError("a packet was longer than any that is sent")
+        if data == _IN_MEMFD:
+            packet.data = _taken_out_of_memfd(packet)
+    except BaseException:
+        close_all(packet.descriptors)
+        raise
+    return packet if packet.data else None
+
+
+def _taken_out_of_memfd(packet: Packet) -> bytes:
+    if not packet.descriptors:
+        raise ProtocolError("a packet said to be in a memfd came without one")
+    memfd = packet.descriptors.pop()
+    try:
+        return from_memfd(memfd)
+    finally:
+        os.close(memfd)
+
+
+def to_memfd(data: bytes) -> int:
+    """Put bytes into a new memfd, which is the caller's."""
+    memfd = os.memfd_create("aions")
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(memfd, view) :]
+    except BaseException:
+        os.close(memfd)
+        raise
+    return memfd
+
+
+def from_memfd(memfd: int, largest: int | None = LARGEST) -> bytes:
+    """Read all that a memfd holds.
+
+    Raises:
+        ProtocolError: it is none, holds more than `largest`, or shrinks while it is read.
+    """
+    try:
+        fcntl.fcntl(memfd, fcntl.F_GET_SEALS)  # SECURITY: EINVAL for whatever else could keep the reader waiting
+    except OSError as error:
+        raise ProtocolError(f"no memfd: {error}") from None
+    size = os.fstat(memfd).st_size
+    if largest is not None and size > largest:
+        raise ProtocolError(f"a memfd of {size} bytes is more than is accepted ({largest})")
+    chunks: list[bytes] = []
+    offset = 0
+    while offset < size:
+        chunk = os.pread(memfd, min(size - offset, 2**30), offset)
+        if not chunk:
+            raise ProtocolError("a memfd shrank while it was read")
+        chunks.append(chunk)
+        offset += len(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,153 @@
+"""Every message, declared once for both sides.
+
+A pid is always one that the app sees. Namespaces travel as the kernel's flags (CLONE_NEW*), or as the kernel's names in
+/proc ("net", "mnt", …) where one is meant. Strings that stand for bytes (paths, arguments, environments) are UTF-8 with
+surrogate escapes.
+"""
+
+from __future__ import annotations
+
+from aions._wire.message import Descriptor, Message
+
+
+class Request(Message):
+    """What the app asks. Each is answered exactly once: by the reply it names, by `Failed` or by `Rejected`."""
+
+
+class Reply(Message):
+    """What a worker answers."""
+
+
+class Fork(Request):
+    """Fork a worker that serves `socket`. `exit` is the pipe that gets its exit status; closed by the app, it ends."""
+
+    socket: Descriptor
+    exit: Descriptor
+
+
+class Kill(Request):
+    """SIGKILL a process and all that descends from it. Only the forkserver, which sees them all, does this."""
+
+    pidfd: Descriptor
+
+
+class Unshare(Request):
+    namespaces: int
+
+
+class SetNamespace(Request):
+    """Join by an nsfd (with one type, or 0 for whatever it is) or by a pidfd (with any number of types, at once)."""
+
+    namespaces: int
+    target: Descriptor
+
+
+class GetNamespaceID(Request):
+    """Identify a namespace of a process; of the worker itself where pid is None."""
+
+    pid: int | None
+    namespace: str
+
+
+class WriteMap(Request):
+    """Write `file` ("uid_map" or "gid_map") of a process in one write; where wanted, its setgroups before that."""
+
+    pid: int
+    file: str
+    text: str
+    deny_setgroups: bool
+
+
+class SetClockOffset(Request):
+    """Write one line of the worker's own timens_offsets."""
+
+    text: str
+
+
+class SetPropagation(Request):
+    """Change how mounts and unmounts spread from and to everything below the root (MS_PRIVATE, MS_SLAVE, …)."""
+
+    propagation: int
+
+
+class OpenSocket(Request):
+    family: int
+    type: int
+    protocol: int
+
+
+class Spawn(Request):
+    """Run a command. `process_group` is the app's; `passed` become the numbers `pass_fds` inside."""
+
+    arguments: tuple[str, ...]
+    shell: bool
+    directory: str | None
+    environment: dict[str, str]
+    process_group: int
+    new_session: bool
+    user: int | None
+    group: int | None
+    extra_groups: tuple[int, ...] | None
+    umask: int
+    pass_fds: tuple[int, ...]
+    exit: Descriptor
+    stdin: Descriptor
+    stdout: Descriptor
+    stderr: Descriptor
+    passed: tuple[Descriptor, ...]
+
+
+class CallFunction(Request):
+    """Call a pickled function in the worker itself. `path` is the app's sys.path, `main` the file of its __main__."""
+
+    path: tuple[str, ...]
+    main: str | None
+    call: Descriptor
+
+
+class Done(Reply):
+    """It is done, and there is nothing to say about it."""
+
+
+class Started(Reply):
+    """A child of the worker runs."""
+
+    pid: int
+    pidfd: Descriptor
+
+
+class Identified(Reply):
+    """What a namespace is known by; `id` is None where the kernel has no NS_GET_ID."""
+
+    device: int
+    inode: int
+    id: int | None
+
+
+class Opened(Reply):
+    descriptor: Descriptor
+
+
+class Called(Reply):
+    """The outcome of a function, pickled."""
+
+    outcome: Descriptor
+
+
+class Failed(Reply):
+    """The kernel refused. `call` is the system call as strace would write it; `hint` what only the worker could know."""
+
+    errno: int
+    call: str
+    path: str | None
+    hint: str | None
+
+
+class Rejected(Reply):
+    """The request made no sense to the worker, or serving it raised what it should not."""
+
+    reason: str
+
+
+REQUESTS: dict[str, type[Request]] = {cls.__name__: cls for cls in Request.__subclasses__()}
+REPLIES: dict[str, type[Reply]] = {cls.__name__: cls for cls in Reply.__subclasses__()}

@@ -1,0 +1,97 @@
+"""Running a command: `subprocess` in the worker, with the app's descriptors."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+
+from aions._sys import libc
+from aions._sys.libc import KernelError
+from aions._wire.fdsocket import close_all
+from aions._wire.messages import Spawn
+from aions._worker.loop import Server
+
+
+def spawn(server: Server, request: Spawn) -> int:
+    """Start a command and return its pid as this process counts."""
+    libc.close_on_exec_from(3)
+    with _Placed(request) as (stdin, stdout, stderr):
+        try:
+            command = subprocess.Popen(
+                request.arguments[0] if request.shell else list(request.arguments),
+                shell=request.shell,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=request.directory,
+                env=request.environment,
+                start_new_session=request.new_session,
+                process_group=_process_group(server, request),
+                pass_fds=request.pass_fds,
+                user=request.user,
+                group=request.group,
+                extra_groups=request.extra_groups,
+                umask=request.umask,
+            )
+        except OSError as error:
+            raise KernelError(error.errno or 0, "execve" if error.filename else "clone", error.filename) from None
+    server.children.add(command.pid, request.exit, command)
+    return command.pid
+
+
+def _process_group(server: Server, request: Spawn) -> int | None:
+    """Return the app's process group where a command can be in it: in the same session, and under a number known here."""
+    if request.new_session or not server.in_home_pid_namespace:
+        return None
+    try:
+        return request.process_group if os.getsid(request.process_group) == os.getsid(0) else None
+    except ProcessLookupError:
+        return None
+
+
+class _Placed:
+    """For a while, `pass_fds` hold the passed descriptors under the very numbers that the command shall see.
+
+    Whatever this worker has under those numbers is kept elsewhere meanwhile, and comes back: nothing else runs in between.
+    """
+
+    def __init__(self, request: Spawn) -> None:
+        self._request = request
+        self._above = max(request.pass_fds, default=0) + 1
+        self._kept: dict[int, int | None] = {}
+        self._copies: list[int] = []
+
+    def __enter__(self) -> tuple[int, int, int]:
+        request = self._request
+        standard = (request.stdin, request.stdout, request.stderr)
+        if not request.pass_fds:
+            return standard
+        try:
+            self._copies = [self._copy(descriptor) for descriptor in (*standard, *request.passed)]
+            for number, copy in zip(request.pass_fds, self._copies[3:], strict=True):
+                self._kept[number] = self._copy_if_open(number)
+                os.dup2(copy, number)
+        except BaseException:
+            self.__exit__()
+            raise
+        stdin, stdout, stderr = self._copies[:3]
+        return stdin, stdout, stderr
+
+    def __exit__(self, *_exception: object) -> None:
+        for number, kept in self._kept.items():
+            if kept is None:
+                os.close(number)
+            else:
+                os.dup2(kept, number, inheritable=False)
+                os.close(kept)
+        close_all(self._copies)
+
+    def _copy(self, descriptor: int) -> int:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, self._above)
+
+    def _copy_if_open(self, number: int) -> int | None:
+        try:
+            return self._copy(number)
+        except OSError:
+            return None

@@ -1,0 +1,84 @@
+"""The forkserver: a worker that stays where the app is, and ends whatever is left when the app is gone.
+
+It keeps the namespaces and the credentials that the app has. So it is the one that forks workers, that may write the uid and
+gid maps of their namespaces, and that sees (and may kill) everything that they have started.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+
+from aions._sys import proc as procfs
+from aions._wire.messages import Done, Kill
+from aions._worker.children import kill_all, kill_descendants
+from aions._worker.handlers import HANDLERS, preload
+from aions._worker.loop import Handlers, Home, Server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+class Forkserver(Server):
+    """A server that also watches the app, by a pidfd: EOF comes late while a fork of the app holds its sockets open."""
+
+    def __init__(self, connection: socket.socket, app: int) -> None:
+        super().__init__(connection, Home(), FORKSERVER_HANDLERS)
+        self._app = app
+        self.poller.register(app, select.POLLIN)
+
+    def attend(self, descriptor: int) -> None:
+        if descriptor == self._app:
+            self.end()
+        super().attend(descriptor)
+
+    def reap(self) -> None:
+        """Collect the workers that have ended, and end what they left behind."""
+        if self.children.reap():
+            strays = self.children.strays(self.home.proc)
+            for pid in strays:
+                kill_descendants(self.home.proc, pid)
+            kill_all(strays)
+
+    def end(self) -> NoReturn:
+        kill_descendants(self.home.proc, "self")
+        os._exit(0)
+
+
+def kill(server: Server, request: Kill) -> Done:
+    """End a worker with all that it has started. Descendants go first: they are found through it."""
+    pid = procfs.pid_of(server.home.proc, request.pidfd)
+    if pid > 0:
+        kill_descendants(server.home.proc, pid)
+        signal.pidfd_send_signal(request.pidfd, signal.SIGKILL)
+    return Done()
+
+
+FORKSERVER_HANDLERS: Handlers = {**HANDLERS, "Kill": kill}
+
+
+def serve(connection: int, app: int) -> NoReturn:
+    """Serve the app, whose pidfd is `app`, until it is gone."""
+    os.setpgid(0, 0)  # Ctrl-C in a terminal is for the app and its commands
+    reset_signals()
+    sock = socket.socket(fileno=connection)
+    for descriptor in (connection, app):
+        os.set_inheritable(descriptor, False)
+    server = Forkserver(sock, app)
+    gc.freeze()  # keeps the pages of what is loaded shared with the workers
+    server.attend(server.poller.poll()[-1][0])
+    preload()
+    gc.freeze()
+    server.serve()
+
+
+def reset_signals() -> None:
+    """Undo what the app ignores or blocks, which exec hands on: a command must not inherit it."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it; commands get the default back

@@ -1,0 +1,91 @@
+"""Calling a function that the app sent, with what it needs to be found: the app's sys.path and its __main__."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import signal
+import site
+import sys
+from types import ModuleType
+
+from aions._errors import AionsError
+from aions._sys import libc
+from aions._wire import fdsocket
+from aions._wire.messages import Called, CallFunction
+from aions._worker.loop import Server
+from aions._worker.traceback import describe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def call(server: Server, request: CallFunction) -> Called:
+    """Call the function and send its outcome home."""
+    pid = os.getpid()
+    try:
+        function, arguments = _unpickled(request)
+        server.last_function = getattr(function, "__qualname__", repr(function))
+        outcome = True, function(*arguments)
+    except BaseException as error:
+        error.add_note("Traceback in the worker (most recent call last):\n" + describe(error.__traceback__))
+        outcome = False, error
+    if os.getpid() != pid:
+        os._exit(0)  # the function has forked, and this is its child
+    _recover(server)
+    return Called(fdsocket.to_memfd(_pickled(*outcome)))
+
+
+def _recover(server: Server) -> None:
+    """Put right what a function may have changed under the loop."""
+    server.watch_children()
+    libc.die_with_parent(signal.SIGKILL)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # closed, or nobody reads it
+
+
+def _unpickled(request: CallFunction) -> tuple[Any, tuple[Any, ...]]:
+    payload = fdsocket.from_memfd(request.call, largest=None)
+    if sys.path != list(request.path):
+        sys.path[:] = request.path
+        importlib.invalidate_caches()
+    if request.main is not None and b"__main__" in payload and "__mp_main__" not in sys.modules:
+        _import_main(request.main)
+    try:
+        function, arguments = pickle.loads(payload)
+    except ImportError:
+        for directory in list(sys.path):  # what .pth files make importable: editable installations, mostly
+            if directory.endswith("site-packages"):
+                site.addsitedir(directory)
+        function, arguments = pickle.loads(payload)
+    return function, arguments
+
+
+def _import_main(path: str) -> None:
+    """Load the app's main file as multiprocessing does: under another name, so that its own guard keeps it from running."""
+    import runpy
+
+    main = ModuleType("__mp_main__")
+    main.__dict__.update(runpy.run_path(path, run_name="__mp_main__"))
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
+
+
+def _pickled(returned: bool, value: Any) -> bytes:
+    """Pickle an outcome. An exception that cannot make the journey is replaced by one that says so."""
+    try:
+        payload = pickle.dumps((returned, value), pickle.HIGHEST_PROTOCOL)
+        if not returned:
+            pickle.loads(payload)
+        return payload
+    except Exception as error:
+        if returned:
+            return _pickled(False, error)
+        stand_in = AionsError(f"{type(value).__module__}.{type(value).__qualname__}: {value}")
+        for note in value.__notes__:
+            stand_in.add_note(note)
+        return pickle.dumps((False, stand_in), pickle.HIGHEST_PROTOCOL)

@@ -1,0 +1,164 @@
+"""One function for each request, in the worker that it was sent to."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+
+from aions._sys import libc, namespaces
+from aions._sys import proc as procfs
+from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER, KernelError
+from aions._wire import messages
+from aions._wire.messages import Done, Identified, Opened, Started
+from aions._worker.loop import Handlers, Server
+from aions._worker.traceback import describe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def preload() -> None:
+    """Import what a first request should not have to wait for.
+
+    The forkserver does it once it has served that request. SECURITY: a worker does it before it enters a namespace, since
+    what it imported afterwards could come from somebody else's file system.
+    """
+    import aions._worker.commands
+    import aions._worker.functions  # noqa: F401
+
+
+def fork(server: Server, request: messages.Fork) -> Started:
+    """Fork a worker: in the child, never return."""
+    parent = server.pidfd
+    wait_for_single_thread(server)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            become_worker(server, request.socket, parent)
+        except BaseException as error:
+            os.write(2, f"aions: worker {os.getpid()}: {error!r}\n{describe(error.__traceback__)}\n".encode())
+        finally:
+            os._exit(1)
+    server.children.add(pid, request.exit)
+    return started(server, pid)
+
+
+def become_worker(parent: Server, connection: int, parent_pidfd: int) -> NoReturn:
+    """Turn the fork of a worker into one of its own: nothing of the parent's stays open but the way home."""
+    libc.die_with_parent(signal.SIGKILL)
+    if select.select([parent_pidfd], [], [], 0)[0]:
+        os._exit(0)  # the parent ended before it could be told to take us along
+    parent.connection.detach()
+    close_all_but(0, 1, 2, parent.home.proc, connection)
+    Server(socket.socket(fileno=connection), parent.home, HANDLERS).serve()
+
+
+def close_all_but(*kept: int) -> None:
+    """Close every descriptor except these."""
+    first = 0
+    for descriptor in sorted(kept):
+        if first < descriptor:  # of nothing, os.closerange makes everything
+            os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, 2**31 - 1)
+
+
+def started(server: Server, pid: int) -> Started:
+    """Describe a child that was just started, to the app: its pid as the app sees it."""
+    try:
+        pidfd = os.pidfd_open(pid)
+        seen = pid if server.in_home_pid_namespace else procfs.pid_of(server.home.proc, pidfd)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    return Started(seen, pidfd)
+
+
+def unshare(server: Server, request: messages.Unshare) -> Done:
+    if request.namespaces & CLONE_NEWUSER:
+        wait_for_single_thread(server)
+    libc.unshare(request.namespaces)
+    libc.die_with_parent(signal.SIGKILL)  # cleared by a change of credentials
+    return Done()
+
+
+def set_namespace(server: Server, request: messages.SetNamespace) -> Done:
+    preload()
+    if request.namespaces & (CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWTIME) or request.namespaces == 0:
+        wait_for_single_thread(server)
+    libc.setns(request.target, request.namespaces)
+    libc.die_with_parent(signal.SIGKILL)
+    return Done()
+
+
+def wait_for_single_thread(server: Server) -> None:
+    """Wait until the threads of a user's function are gone.
+
+    KERNEL: a thread that was joined still counts for a moment, and unshare and setns then say EINVAL.
+    """
+    deadline = time.monotonic() + 0.1
+    while server.last_function is not None and procfs.thread_count(server.home.proc) > 1:
+        if time.monotonic() > deadline:
+            return  # the kernel will say what it thinks of it
+        time.sleep(0.0002)
+
+
+def get_namespace_id(server: Server, request: messages.GetNamespaceID) -> Identified:
+    pid = "self" if request.pid is None else request.pid
+    return Identified(*namespaces.identify(server.home.proc, pid, request.namespace))
+
+
+def write_map(server: Server, request: messages.WriteMap) -> Done:
+    if request.deny_setgroups:
+        procfs.write(server.home.proc, f"{request.pid}/setgroups", "deny")
+    procfs.write(server.home.proc, f"{request.pid}/{request.file}", request.text)
+    return Done()
+
+
+def set_clock_offset(server: Server, request: messages.SetClockOffset) -> Done:
+    procfs.write(server.home.proc, "self/timens_offsets", request.text)
+    return Done()
+
+
+def set_propagation(_server: Server, request: messages.SetPropagation) -> Done:
+    libc.set_propagation(request.propagation)
+    return Done()
+
+
+def open_socket(_server: Server, request: messages.OpenSocket) -> Opened:
+    flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    try:
+        return Opened(socket.socket(request.family, request.type | flags, request.protocol).detach())
+    except OSError as error:
+        call = f"socket({request.family}, {request.type}, {request.protocol})"
+        raise KernelError(error.errno or 0, call) from None
+
+
+def spawn(server: Server, request: messages.Spawn) -> Started:
+    from aions._worker import commands  # see preload
+
+    return started(server, commands.spawn(server, request))
+
+
+def call_function(server: Server, request: messages.CallFunction) -> messages.Called:
+    from aions._worker import functions  # see preload
+
+    return functions.call(server, request)
+
+
+HANDLERS: Handlers = {
+    "CallFunction": call_function,
+    "Fork": fork,
+    "GetNamespaceID": get_namespace_id,
+    "OpenSocket": open_socket,
+    "SetClockOffset": set_clock_offset,
+    "SetNamespace": set_namespace,
+    "SetPropagation": set_propagation,
+    "Spawn": spawn,
+    "Unshare": unshare,
+    "WriteMap": write_map,
+}

@@ -1,0 +1,141 @@
+"""The loop of a worker: take a request, do it, answer it.
+
+Rule 1. Every request gets exactly one reply, whatever happens while it is served.
+Rule 2. One request at a time; nothing else runs in this process. Children are reaped between two requests.
+Rule 3. The app going away ends the worker: by EOF here, by the death of the parent (PR_SET_PDEATHSIG) wherever it is stuck.
+Rule 4. A child leaves by `os._exit` or by a signal, never through the code of its parent.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Mapping
+
+from aions._errors import ProtocolError
+from aions._sys import libc
+from aions._sys import proc as procfs
+from aions._wire import codec, fdsocket
+from aions._wire.messages import REQUESTS, Failed, Rejected, Reply
+from aions._worker.children import Children
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+Handlers = Mapping[str, Callable[..., Reply]]
+
+
+class Home:
+    """What a worker keeps of where the forkserver is: its /proc, and the name of its pid namespace."""
+
+    def __init__(self) -> None:
+        self.proc = procfs.open_proc()
+        self.pid_namespace = os.readlink("self/ns/pid", dir_fd=self.proc)
+
+
+class Server:
+    """What a worker holds: its connection to the app, the way home, its handlers and its children."""
+
+    def __init__(self, connection: socket.socket, home: Home, handlers: Handlers) -> None:
+        self.connection = connection
+        self.home = home
+        self.handlers = handlers
+        self.in_home_pid_namespace = home.pid_namespace == os.readlink("self/ns/pid", dir_fd=home.proc)
+        self.pidfd = os.pidfd_open(os.getpid())
+        self.poller = select.poll()
+        self.children = Children(self.poller)
+        self.last_function: str | None = None
+        self._sigchld, self._sigchld_writer = os.pipe()
+        os.set_blocking(self._sigchld, False)
+        os.set_blocking(self._sigchld_writer, False)
+        self.watch_children()
+        libc.become_subreaper()
+        self.poller.register(connection, select.POLLIN)
+        self.poller.register(self._sigchld, select.POLLIN)
+
+    def watch_children(self) -> None:
+        """Have SIGCHLD wake the loop. Done again after a user's function, which may have changed it."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._sigchld_writer, warn_on_full_buffer=False)
+
+    def serve(self) -> NoReturn:
+        """Serve until the app goes away.
+
+        One descriptor is attended to after each poll, the one that was registered last: so that a lifeline which one step
+        closes is never taken for another that the next step opened under the same number.
+        """
+        while True:
+            self.attend(self.poller.poll()[-1][0])
+
+    def attend(self, descriptor: int) -> None:
+        """Do what a descriptor that became ready asks for."""
+        if descriptor == self.connection.fileno():
+            self.answer_one()
+        elif descriptor == self._sigchld:
+            os.read(self._sigchld, 4096)
+            self.reap()
+        else:
+            self.children.let_go(descriptor)
+
+    def reap(self) -> None:
+        """Collect the children that have ended."""
+        self.children.reap()
+
+    def end(self) -> NoReturn:
+        """Leave, because the app is gone or has closed this worker."""
+        os._exit(0)
+
+    def answer_one(self) -> None:
+        """Receive one request and answer it."""
+        try:
+            packet = fdsocket.receive(self.connection)
+        except ProtocolError as error:
+            self._send(0, Rejected(str(error)))
+            return
+        if packet is None:
+            self.end()
+        request_id, reply = self._served(packet)
+        try:
+            self._send(request_id, reply)
+        finally:
+            fdsocket.close_all(reply.descriptors())
+
+    def _served(self, packet: fdsocket.Packet) -> tuple[int, Reply]:
+        request_id = 0
+        try:
+            request_id, request = codec.decode(packet, REQUESTS)
+            return request_id, self.handlers[type(request).__name__](self, request)
+        except codec.DescriptorsLost as error:
+            return error.request_id, Failed(errno.EMFILE, "recvmsg", None, "The worker has no room for more descriptors.")
+        except ProtocolError as error:
+            return error.request_id, Rejected(str(error))
+        except OSError as error:
+            return request_id, failure(error)
+        except Exception as error:
+            return request_id, Rejected(f"{type(error).__name__}: {error}")
+        finally:
+            fdsocket.close_all(packet.descriptors)
+
+    def _send(self, request_id: int, reply: Reply) -> None:
+        """Send a reply; where the kernel does not take it, say so instead; where it takes not even that, end."""
+        for _ in range(2):
+            try:
+                fdsocket.send(self.connection, codec.encode(request_id, reply), reply.descriptors())
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                break
+            except OSError as error:
+                reply = failure(error)
+        self.end()
+
+
+def failure(error: OSError, hint: str | None = None) -> Failed:
+    """Say what the kernel refused."""
+    path = error.filename
+    if isinstance(path, bytes):
+        path = os.fsdecode(path)
+    return Failed(error.errno or 0, getattr(error, "call", ""), path if isinstance(path, str) else None, hint)
