@@ -49,8 +49,8 @@ class _Explanation:
 
 _QUOTA = (
     (
-        "A quota is used up: one of /proc/sys/user/max_*_namespaces, here or in a parent user namespace, or the limit of 32 user "
-        "or pid namespaces inside each other. It is not about disk space."
+        "A quota is used up: one of /proc/sys/user/max_*_namespaces, here or in a parent user namespace, or the limit of 32 "
+        "user or pid namespaces inside each other. It is not about disk space."
     ),
     "Close workers that are not needed, or raise the quota (sysctl user.max_user_namespaces=…).",
 )

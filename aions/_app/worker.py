@@ -157,8 +157,8 @@ class Worker:
 
         Raises:
             ValueError: nanoseconds out of range, or more seconds than the kernel counts.
-            OSError: EACCES: no time namespace was unshared, or something runs in it already. ERANGE: the clock would stand below
-                zero, or too far ahead. EPERM: no CAP_SYS_TIME.
+            OSError: EACCES: no time namespace was unshared, or something runs in it already. ERANGE: the clock would stand
+                below zero, or too far ahead. EPERM: no CAP_SYS_TIME.
 
         Kernel: time_namespaces(7), Linux 5.6.
         """

@@ -1,0 +1,82 @@
+"""What every test has: the three event loops, and a check that it left nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+MARK = f"AIONS_TEST_RUN={uuid.uuid4().hex}"
+"""In the environment of everything that a test starts, and of nothing else: so that what is left can be found."""
+
+os.environ.update([MARK.split("=")])
+
+BACKENDS: list[Any] = [
+    pytest.param(("asyncio", {}), id="asyncio"),
+    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+    pytest.param(("trio", {}), id="trio"),
+]
+
+
+@pytest.fixture(params=BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    backend: tuple[str, dict[str, Any]] = request.param
+    return backend
+
+
+def marked_processes() -> set[str]:
+    """Return the processes, other than this one, that tests have started: workers and commands alike."""
+    found = set()
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            if directory.name != str(os.getpid()) and MARK.encode() in (directory / "environ").read_bytes():
+                found.add(f"{directory.name} {(directory / 'cmdline').read_bytes().replace(bytes(1), b' ').decode()}")
+        except OSError:
+            pass
+    return found
+
+
+def own_state() -> dict[str, object]:
+    """Return what a test must leave as it found it."""
+    descriptors = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            descriptors[number] = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            pass  # the one that listdir itself used
+    return {
+        "descriptors": descriptors,
+        "children": Path(f"/proc/self/task/{os.getpid()}/children").read_text(),
+        "processes": marked_processes(),
+        "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")},
+        "mounts": Path("/proc/self/mountinfo").read_text(),
+        "links": sorted(os.listdir("/sys/class/net")),
+        "directory": os.getcwd(),
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_up() -> None:
+    """Let each event loop open what it keeps for the whole life of the process."""
+    for backend in BACKENDS:
+        name, options = backend.values[0]
+        anyio.run(anyio.sleep, 0, backend=name, backend_options=options)
+
+
+@pytest.fixture(autouse=True)
+def leak_check() -> Iterator[None]:
+    """Fail a test that leaves descriptors, processes, mounts or links behind, or that moved this process."""
+    before = own_state()
+    yield
+    gc.collect()
+    deadline = time.monotonic() + 2
+    while (after := own_state()) != before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert after == before
