@@ -31,6 +31,7 @@ class Child:
         self.pid = pid
         self.pidfd = Descriptor(pidfd)
         self._lifeline = lifeline
+        self._app = os.getpid()
         self._waiting = anyio.Lock()
         self._status: int | None = None
         self._complete = False
@@ -64,8 +65,15 @@ class Child:
         """Wait until the process has ended, whether or not anybody has collected it."""
         await anyio.wait_readable(self.pidfd)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process is the one that had it started, and not a fork of that."""
+        return os.getpid() == self._app
+
     def signal(self, number: int) -> None:
         """Send a signal; do nothing if the process has ended."""
+        if not self.is_ours:
+            raise RuntimeError(f"process {self.pid} was started by process {self._app}; this is a fork of it")
         try:
             signal.pidfd_send_signal(self.pidfd.fileno(), number)
         except ProcessLookupError:

@@ -51,9 +51,14 @@ class Connection:
         """Make the error that says that the other side is gone."""
         return WorkerDied(f"{self.name} has ended")
 
+    @property
+    def is_owner(self) -> bool:
+        """Whether this process made the connection; otherwise it is a fork of the one that did."""
+        return os.getpid() == self._app
+
     def check_owner(self) -> None:
         """Refuse to work in a fork of the app."""
-        if os.getpid() != self._app:
+        if not self.is_owner:
             raise RuntimeError(
                 f"{self.name} belongs to process {self._app}; this is a fork of it, and needs workers of its own"
             )
@@ -63,7 +68,7 @@ class Birth:
     """A fork that is under way: asked of one process, to serve the app over a connection of its own."""
 
     def __init__(self, parent: Connection, request: Fork, request_id: int, ours: socket.socket, lifeline: Lifeline) -> None:
-        self._parent = parent
+        self.parent = parent
         self._request = request
         self._request_id = request_id
         self._ours = ours
@@ -93,8 +98,8 @@ class Birth:
     async def finish(self) -> tuple[Client, Child]:
         """Wait for it. Cancelled, it leaves nothing behind: without the app's ends the new worker ends too."""
         try:
-            answer = self._parent.client.finish(self._request_id, Started)
-            started = await self._parent.explained(self._request, answer)
+            answer = self.parent.client.finish(self._request_id, Started)
+            started = await self.parent.explained(self._request, answer)
         except BaseException:
             self._close()
             raise
@@ -102,7 +107,7 @@ class Birth:
 
     def abandon(self) -> None:
         """Let it go."""
-        self._parent.client.abandon(self._request_id)
+        self.parent.client.abandon(self._request_id)
         self._close()
 
     def _close(self) -> None:

@@ -25,18 +25,20 @@ from aions._types import Clock, GroupMapping, NamespaceID, NamespaceLike, Namesp
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-_current: ContextVar[Worker | None] = ContextVar("aions_current_worker", default=None)
+_current: ContextVar[tuple[Home, Worker] | None] = ContextVar("aions_current_worker", default=None)
+"""With the event loop that it belongs to: a context may be copied into another one, by way of a thread."""
 
 
 @contextmanager
-def being_current(worker: Worker) -> Iterator[None]:
-    """Make a worker the current one. What is restored is checked first: a fixture may leave the block in another context."""
+def being_current(home: Home, worker: Worker) -> Iterator[None]:
+    """Make a worker the current one. No token is kept: a fixture may leave the block in another context than it entered in."""
     before = _current.get()
-    _current.set(worker)
+    now = (home, worker)
+    _current.set(now)
     try:
         yield
     finally:
-        if _current.get() is worker:
+        if _current.get() is now:
             _current.set(before)
 
 
@@ -51,9 +53,12 @@ async def current_worker() -> Worker:
             somewhere else.
     """
     home = current_home()
-    worker = _current.get()
-    if worker is not None and worker._link.home is home:
-        return worker
+    current = _current.get()
+    if current is not None and current[0] is home:
+        return current[1]
+    default = home.default_worker
+    if default is not None and not _is_to_be_replaced(default._link):
+        return default
     async with home.choosing_default:
         if home.default_worker is None or _is_to_be_replaced(home.default_worker._link):
             await _replace_default(home)
@@ -73,7 +78,7 @@ async def _replace_default(home: Home) -> None:
     if home.default_worker is not None:
         home.default_worker._link.let_go()
         home.default_worker = None
-    home.default_worker = Worker(Link(home, *await home.fork()))
+    home.default_worker = Worker(await home.fork())
 
 
 async def unshare(namespaces: Namespaces) -> None:

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.lowlevel import RunVar
 
-from aions._app.child import Child
-from aions._app.client import Client
 from aions._app.connection import Birth, Connection
 from aions._app.forkserver import start_forkserver
+from aions._app.link import Link
 from aions._errors import WorkerDied
 
 if TYPE_CHECKING:
@@ -44,32 +43,36 @@ class Home:
                 self._forkserver = await start_forkserver()
             return self._forkserver
 
-    async def fork(self) -> tuple[Client, Child]:
+    async def fork(self) -> Link:
         """Fork a worker that is where the app is: at once, if one is in reserve."""
         reserve, self._reserve = self._reserve, None
         if reserve is not None:
             try:
-                client, child = await reserve.finish()
+                worker = await self._finished(reserve)
             except (WorkerDied, OSError):
                 pass  # it, or the forkserver that was to fork it, is gone
             else:
-                if not child.has_ended:
-                    return client, child
-                client.close()
-                child.close()
+                if not worker.has_died:
+                    return worker
+                worker.let_go()
         try:
             return await self._forked()
         except WorkerDied:  # the forkserver had ended before; another takes its place
             return await self._forked()
 
-    async def _forked(self) -> tuple[Client, Child]:
-        birth = await Birth.begin(await self.forkserver())
-        return await birth.finish()
-
     async def fork_in_advance(self) -> None:
-        """Ask for a worker to be held in reserve, without waiting for it."""
+        """Ask for a worker to be held in reserve, without waiting for it; if that cannot be, do without."""
         if self._reserve is None:
-            self._reserve = await Birth.begin(await self.forkserver())
+            try:
+                self._reserve = await Birth.begin(await self.forkserver())
+            except (WorkerDied, OSError):
+                pass
+
+    async def _forked(self) -> Link:
+        return await self._finished(await Birth.begin(await self.forkserver()))
+
+    async def _finished(self, birth: Birth) -> Link:
+        return Link(birth.parent, *await birth.finish())
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
         try:

@@ -22,7 +22,7 @@ async def write(
     """
     request = WriteMap(worker.child.pid if pid is None else pid, file, map_text(mappings), deny_setgroups)
     refused: PermissionError | None = None
-    for writer in (await worker.home.forkserver(), *_lineage(worker)):
+    for writer in (worker.forkserver, *_lineage(worker)):
         try:
             await writer.call(request, Done)
             return

@@ -9,7 +9,6 @@ import anyio
 from aions._app.child import Child
 from aions._app.client import Client
 from aions._app.connection import Birth, Connection
-from aions._app.home import Home
 from aions._errors import AionsError, WorkerDied
 from aions._wire.messages import Done, Kill
 
@@ -21,15 +20,15 @@ _REAPING = 1
 
 
 class Link(Connection):
-    """The connection to a worker.
+    """The connection to a worker, and the forkserver that it descends from.
 
     `moved` is set once the worker may have left the namespaces it was made in, `has_children` once it may have started a
     process. Both are set before the request is sent, so that they hold whatever becomes of it.
     """
 
-    def __init__(self, home: Home, client: Client, child: Child, parent: Link | None = None) -> None:
+    def __init__(self, forkserver: Connection, client: Client, child: Child, parent: Link | None = None) -> None:
         super().__init__(client, f"worker {child.pid}")
-        self.home = home
+        self.forkserver = forkserver
         self.child = child
         self.parent = parent
         self.moved: bool = parent is not None and parent.moved
@@ -54,11 +53,14 @@ class Link(Connection):
         """Fork this worker."""
         self.has_children = True
         birth = await Birth.begin(self)
-        return Link(self.home, *await birth.finish(), parent=self)
+        return Link(self.forkserver, *await birth.finish(), parent=self)
 
     async def aclose(self) -> None:
         """End the worker and all that it has started, and wait until it is gone."""
         if self.closed:
+            return
+        if not self.is_owner:
+            self.let_go()
             return
         self.closed = True
         try:
@@ -73,13 +75,13 @@ class Link(Connection):
     async def _kill(self) -> None:
         if self.has_children:
             try:
-                await (await self.home.forkserver()).call(Kill(self.child.pidfd.fileno()), Done)
+                await self.forkserver.call(Kill(self.child.pidfd.fileno()), Done)
             except (OSError, AionsError):
                 pass  # the forkserver has ended: its workers end with it
         self.child.signal(signal.SIGKILL)
 
     def let_go(self) -> None:
-        """Close the app's ends, where no event loop runs any more: the worker ends by that."""
+        """Close our ends, where no event loop runs any more or it is a fork of ours: the worker ends with the last of them."""
         self.closed = True
         self.client.close_from_outside()
         self.child.close()

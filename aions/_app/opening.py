@@ -43,7 +43,7 @@ async def open_worker(
         raise ValueError("mappings are for a new user namespace: add Namespace.USER to unshare")
     async with AsyncExitStack() as stack:
         home = current_home()
-        link = Link(home, *await home.fork())
+        link = await home.fork()
         stack.push_async_callback(link.aclose)
         if kinds:
             await _move(link, kinds, user_mappings, group_mappings)
@@ -52,7 +52,7 @@ async def open_worker(
             stack.push_async_callback(link.aclose)
         await home.fork_in_advance()
         worker = Worker(link)
-        with being_current(worker):
+        with being_current(home, worker):
             yield worker
 
 

@@ -61,12 +61,13 @@ class Process(anyio.abc.Process):
         return self.returncode
 
     async def aclose(self) -> None:
-        """Close the pipes and wait for the command; when cancelled, kill it."""
+        """Close the pipes and wait for the command; when cancelled, kill it. In a fork of the app, only close."""
         for pipe in (self._stdin, self._stdout, self._stderr):
             if pipe is not None:
                 pipe.close()
         try:
-            await self.wait()
+            if self._child.is_ours:
+                await self.wait()
         except BaseException:
             await self._end()
             raise

@@ -30,17 +30,15 @@ CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWUSER = (
 MS_REC = 0x4000
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_CLOSE_RANGE_CLOEXEC = 4
-_SYS_close_range = 436
-_LARGEST_DESCRIPTOR = 2**32 - 1
 
 
 class KernelError(OSError):
-    """An `OSError` that knows which call it comes from, as strace would write it."""
+    """An `OSError` that knows which call it comes from, as strace would write it, and a `hint` that only the caller could give."""
 
     def __init__(self, number: int, call: str, path: str | None = None) -> None:
         super().__init__(number, os.strerror(number), path)
         self.call = call
+        self.hint: str | None = None
 
 
 _library = ctypes.CDLL(None, use_errno=True)
@@ -57,7 +55,6 @@ _unshare = _function("unshare", ctypes.c_int)
 _setns = _function("setns", ctypes.c_int, ctypes.c_int)
 _mount = _function("mount", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 _prctl = _function("prctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
-_close_range = _function("syscall", ctypes.c_long, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 
 
 def _checked(result: int, call: str) -> None:
@@ -94,11 +91,3 @@ def die_with_parent(signal: int) -> None:
 def become_subreaper() -> None:
     """Adopt descendants whose parent ends. PR_SET_CHILD_SUBREAPER; children do not inherit it."""
     _checked(_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER, 1)")
-
-
-def close_on_exec_from(first: int) -> None:
-    """Mark every descriptor from `first` on close-on-exec, also those that a C library opened. close_range(2), Linux 5.11."""
-    _checked(
-        _close_range(_SYS_close_range, first, _LARGEST_DESCRIPTOR, _CLOSE_RANGE_CLOEXEC),
-        f"close_range({first}, ~0, CLOSE_RANGE_CLOEXEC)",
-    )

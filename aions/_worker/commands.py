@@ -6,7 +6,6 @@ import fcntl
 import os
 import subprocess
 
-from aions._sys import libc
 from aions._sys.libc import KernelError
 from aions._wire.fdsocket import close_all
 from aions._wire.messages import Spawn
@@ -15,7 +14,6 @@ from aions._worker.loop import Server
 
 def spawn(server: Server, request: Spawn) -> int:
     """Start a command and return its pid as this process counts."""
-    libc.close_on_exec_from(3)
     with _Placed(request) as (stdin, stdout, stderr):
         try:
             command = subprocess.Popen(

@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 from aions._sys import libc, namespaces
 from aions._sys import proc as procfs
@@ -81,7 +82,7 @@ def started(server: Server, pid: int) -> Started:
 def unshare(server: Server, request: messages.Unshare) -> Done:
     if request.namespaces & CLONE_NEWUSER:
         wait_for_single_thread(server)
-    libc.unshare(request.namespaces)
+    with_threads_named(server, libc.unshare, request.namespaces)
     libc.die_with_parent(signal.SIGKILL)  # cleared by a change of credentials
     return Done()
 
@@ -90,9 +91,20 @@ def set_namespace(server: Server, request: messages.SetNamespace) -> Done:
     preload()
     if request.namespaces & (CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWTIME) or request.namespaces == 0:
         wait_for_single_thread(server)
-    libc.setns(request.target, request.namespaces)
+    with_threads_named(server, libc.setns, request.target, request.namespaces)
     libc.die_with_parent(signal.SIGKILL)
     return Done()
+
+
+def with_threads_named(server: Server, call: Callable[..., None], *arguments: int) -> None:
+    """Make a system call; if it is refused while there are other threads, say where they come from."""
+    try:
+        call(*arguments)
+    except KernelError as error:
+        count = 1 if server.last_function is None else procfs.thread_count(server.home.proc)
+        if count > 1:
+            error.hint = f"The worker has {count} threads; the last function that it ran is {server.last_function}."
+        raise
 
 
 def wait_for_single_thread(server: Server) -> None:

@@ -133,9 +133,11 @@ class Server:
         self.end()
 
 
-def failure(error: OSError, hint: str | None = None) -> Failed:
+def failure(error: OSError) -> Failed:
     """Say what the kernel refused."""
     path = error.filename
     if isinstance(path, bytes):
         path = os.fsdecode(path)
-    return Failed(error.errno or 0, getattr(error, "call", ""), path if isinstance(path, str) else None, hint)
+    return Failed(
+        error.errno or 0, getattr(error, "call", ""), path if isinstance(path, str) else None, getattr(error, "hint", None)
+    )
