@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import signal
+import sys
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from os import PathLike
@@ -183,8 +184,13 @@ async def open_process(
     return Process(Child(started.pid, started.pidfd, lifeline.ours), stdin_pipe, stdout_pipe, stderr_pipe)
 
 
+_SPEAKS_UTF8 = sys.getfilesystemencoding() == "utf-8"
+
+
 def _text(value: StrOrBytesPath) -> str:
     """Write bytes as the wire does: UTF-8, with surrogate escapes for what is none."""
+    if _SPEAKS_UTF8 and isinstance(value, str):
+        return value
     return os.fsencode(value).decode("utf-8", "surrogateescape")
 
 

@@ -135,9 +135,5 @@ class Server:
 
 def failure(error: OSError) -> Failed:
     """Say what the kernel refused."""
-    path = error.filename
-    if isinstance(path, bytes):
-        path = os.fsdecode(path)
-    return Failed(
-        error.errno or 0, getattr(error, "call", ""), path if isinstance(path, str) else None, getattr(error, "hint", None)
-    )
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    return Failed(error.errno or 0, getattr(error, "call", ""), path, getattr(error, "hint", None))
