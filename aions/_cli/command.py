@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -43,25 +43,26 @@ async def run(
     group: int | None = None,
     extra_groups: Iterable[int] | None = None,
 ) -> Ended:
-    """Run a command with the streams of this process, and pass signals on to it."""
-    async with (
-        await worker.open_process(
+    """Run a command with the streams of this process, and pass signals on to it.
+
+    Signals are held from before it starts, so that none that is meant for it ends this process instead.
+    """
+    with anyio.open_signal_receiver(*_FROM_TERMINAL, *_PASSED_ON) as signals:
+        process = await worker.open_process(
             command, stdin=None, stdout=None, stderr=None, user=user, group=group, extra_groups=extra_groups
-        ) as process,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(_pass_signals_on, process)
-        ended = Ended(await process.wait())
-        tasks.cancel_scope.cancel()
+        )
+        async with process, anyio.create_task_group() as tasks:
+            tasks.start_soon(_pass_on, signals, process)
+            ended = Ended(await process.wait())
+            tasks.cancel_scope.cancel()
     return ended
 
 
-async def _pass_signals_on(process: Process) -> None:
+async def _pass_on(signals: AsyncIterator[signal.Signals], process: Process) -> None:
     try:
         has_terminal_signals = os.getpgid(process.pid) == os.getpgrp()
     except ProcessLookupError:
         return  # it has ended
-    with anyio.open_signal_receiver(*_FROM_TERMINAL, *_PASSED_ON) as signals:
-        async for number in signals:
-            if number not in _FROM_TERMINAL or not has_terminal_signals:
-                process.send_signal(number)
+    async for number in signals:
+        if number not in _FROM_TERMINAL or not has_terminal_signals:
+            process.send_signal(number)
