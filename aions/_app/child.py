@@ -38,7 +38,7 @@ class Child:
 
     def poll(self) -> int | None:
         """Return the exit status if it has come (negative: a signal), without waiting."""
-        if not self._complete:
+        if not self._complete and self._lifeline.fileno() >= 0:
             try:
                 text = os.read(self._lifeline.fileno(), 16)
             except BlockingIOError:
@@ -57,6 +57,8 @@ class Child:
         """Wait for the exit status; None where whoever should have collected it ended as well."""
         async with self._waiting:
             while not self._complete:
+                if self._lifeline.fileno() < 0:
+                    raise anyio.ClosedResourceError
                 await anyio.wait_readable(self._lifeline)
                 self.poll()
         return self._status
@@ -79,6 +81,12 @@ class Child:
         except ProcessLookupError:
             pass
 
+    def stop_waiting(self) -> None:
+        """Make tasks that wait raise `anyio.ClosedResourceError`, before `close`."""
+        if self._lifeline.fileno() >= 0:
+            anyio.notify_closing(self._lifeline)
+
     def close(self) -> None:
+        """Close the descriptors. Needs no running loop."""
         self.pidfd.close()
         self._lifeline.close()

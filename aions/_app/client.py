@@ -118,27 +118,24 @@ class Client:
             raise anyio.ClosedResourceError
         if self.lost:
             raise Disconnected
-        try:
-            if not self._sending.locked():
-                fdsocket.send(self._connection, data, descriptors, socket.MSG_DONTWAIT)
-                return
-        except BlockingIOError:
-            pass
-        except (BrokenPipeError, ConnectionResetError):
-            raise Disconnected from None
+        if not self._sending.locked() and self._sent(data, descriptors):
+            return
         async with self._sending:
-            await self._send_when_possible(data, descriptors)
+            while True:
+                await anyio.wait_writable(self._connection)
+                if self._sent(data, descriptors):
+                    return
 
-    async def _send_when_possible(self, data: bytes, descriptors: list[int]) -> None:
-        while True:
-            await anyio.wait_writable(self._connection)
-            try:
-                fdsocket.send(self._connection, data, descriptors, socket.MSG_DONTWAIT)
-                return
-            except BlockingIOError:
-                pass
-            except (BrokenPipeError, ConnectionResetError):
-                raise Disconnected from None
+    def _sent(self, data: bytes, descriptors: list[int]) -> bool:
+        """Send unless the socket is full."""
+        try:
+            fdsocket.send(self._connection, data, descriptors, socket.MSG_DONTWAIT)
+            return True
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError):
+            self.lost = True
+            raise Disconnected from None
 
     async def _progress(self, call: _Call) -> None:
         """Wait until something has happened: read for everybody, or let another call do it."""

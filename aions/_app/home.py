@@ -36,7 +36,7 @@ class Home:
         """Return the forkserver, started if there is none (any more)."""
         async with self._starting:
             if self._forkserver is None or self._forkserver.client.lost:
-                self._close()
+                self._drop_forkserver()
                 if self._keeper is None:
                     self._keeper = self._until_the_loop_ends()
                     await anext(self._keeper)
@@ -82,13 +82,17 @@ class Home:
             self._close()
 
     def _close(self) -> None:
-        """Let go of the forkserver, and with it of everything that descends from it. Needs no running loop."""
-        if self._reserve is not None:
-            self._reserve.abandon()
-            self._reserve = None
+        """Let go of everything. Needs no running loop."""
+        self._drop_forkserver()
         if self.default_worker is not None:
             self.default_worker._link.let_go()
             self.default_worker = None
+
+    def _drop_forkserver(self) -> None:
+        """Let go of the forkserver: it ends, and what descends from it. The handle of a default worker stays."""
+        if self._reserve is not None:
+            self._reserve.abandon()
+            self._reserve = None
         if self._forkserver is not None:
             self._forkserver.client.close_from_outside()
             self._forkserver = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 
 import anyio
 
@@ -39,7 +40,7 @@ class Link(Connection):
         if self.closed:
             return anyio.ClosedResourceError()
         status = None
-        with anyio.move_on_after(_REAPING):
+        with anyio.move_on_after(_REAPING), suppress(anyio.ClosedResourceError):
             status = await self.child.wait()
         how = "" if status is None else f" with status {status}" if status >= 0 else f" by {signal.Signals(-status).name}"
         return WorkerDied(f"{self.name} has ended{how}", status)
@@ -70,6 +71,7 @@ class Link(Connection):
                 await self.child.wait_ended()
         finally:
             self.client.close()
+            self.child.stop_waiting()
             self.child.close()
 
     async def _kill(self) -> None:

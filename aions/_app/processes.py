@@ -26,7 +26,10 @@ StrOrBytesPath = str | bytes | PathLike[str] | PathLike[bytes]
 Stream = int | IO[Any] | None
 
 _PATIENCE = 5
-"""Seconds to wait for a command that was sent SIGKILL, and then for its status."""
+"""Seconds to wait for a command that was sent SIGKILL. Only one that sleeps uninterruptibly in the kernel takes longer."""
+
+_REAPING = 0.1
+"""Seconds to wait for the status of a command that was killed: its worker may be busy, and a cancelled task is in a hurry."""
 
 
 class Process(anyio.abc.Process):
@@ -73,14 +76,18 @@ class Process(anyio.abc.Process):
             await self._end()
             raise
         finally:
+            if self._child.is_ours:
+                self._child.stop_waiting()
             self._child.close()
 
     async def _end(self) -> None:
         self.kill()
         with anyio.move_on_after(_PATIENCE, shield=True):
             await self._child.wait_ended()
+        with anyio.move_on_after(_REAPING, shield=True):
+            await self._child.wait()
+        if self.returncode is None:
             self._returncode = -signal.SIGKILL
-            self._returncode = await self._child.wait()
 
     def terminate(self) -> None:
         """Send SIGTERM."""
