@@ -62,9 +62,9 @@ class Home:
 
     async def fork_in_advance(self) -> None:
         """Ask for a worker to be held in reserve, without waiting for it; if that cannot be, do without."""
-        if self._reserve is None:
+        if self._reserve is None and self._forkserver is not None and self._forkserver.is_owner:
             try:
-                self._reserve = await Birth.begin(await self.forkserver())
+                self._reserve = await Birth.begin(self._forkserver)
             except (WorkerDied, OSError):
                 pass
 

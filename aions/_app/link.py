@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import anyio
@@ -56,8 +57,8 @@ class Link(Connection):
         birth = await Birth.begin(self)
         return Link(self.forkserver, *await birth.finish(), parent=self)
 
-    async def aclose(self) -> None:
-        """End the worker and all that it has started, and wait until it is gone."""
+    async def aclose(self, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
+        """End the worker and all that it has started, and wait until it is gone. `meanwhile` is called before the waiting."""
         if self.closed:
             return
         if not self.is_owner:
@@ -68,6 +69,8 @@ class Link(Connection):
             with anyio.CancelScope(shield=True), anyio.move_on_after(_PATIENCE, shield=True):
                 await self._kill()
                 self.client.close()
+                if meanwhile is not None:
+                    await meanwhile()
                 await self.child.wait_ended()
         finally:
             self.client.close()

@@ -44,13 +44,12 @@ async def open_worker(
     async with AsyncExitStack() as stack:
         home = current_home()
         link = await home.fork()
-        stack.push_async_callback(link.aclose)
+        stack.push_async_callback(link.aclose, meanwhile=home.fork_in_advance)
         if kinds:
             await _move(link, kinds, user_mappings, group_mappings)
         if kinds & (Namespace.PID | Namespace.TIME):
             link = await link.fork()  # these two are for children
             stack.push_async_callback(link.aclose)
-        await home.fork_in_advance()
         worker = Worker(link)
         with being_current(home, worker):
             yield worker

@@ -23,6 +23,7 @@ MAX_DESCRIPTORS = 252
 """The kernel takes 253 in one message (SCM_MAX_FD); the last is kept for the memfd of a long packet."""
 
 _dump = json.JSONEncoder(separators=(",", ":")).encode
+_load = json.JSONDecoder().decode
 
 
 def encode(request_id: int, message: Message) -> bytes:
@@ -49,7 +50,7 @@ def decode(packet: Packet, known: Mapping[str, type[M]]) -> tuple[int, M]:
     """
     request_id = 0
     try:
-        name, claimed_id, body = json.loads(packet.data)
+        name, claimed_id, body = _load(packet.data.decode())
         if type(claimed_id) is not int:
             raise TypeError("the request id is no int")
         request_id = claimed_id

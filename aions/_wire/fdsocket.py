@@ -72,11 +72,10 @@ def receive(sock: socket.socket, flags: int = 0) -> Packet | None:
         data, control, received, _address = sock.recvmsg(INLINE_LIMIT + 1, _CONTROL, flags | _MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
         return None
-    descriptors = array.array("i")
+    packet = Packet(data, [])
     for level, kind, value in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
-    packet = Packet(data, list(descriptors))
+            packet.descriptors += array.array("i", value[: len(value) - len(value) % 4])
     if received & socket.MSG_CTRUNC:
         close_all(packet.descriptors)
         return Packet(data, [], intact=False)
