@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import anyio
 
 from aions._app.descriptor import Descriptor
+
+
+_STATUS = re.compile(rb"-?[0-9]{1,3}")
 
 
 class Lifeline:
@@ -33,6 +37,7 @@ class Child:
         self._lifeline = lifeline
         self._app = os.getpid()
         self._waiting = anyio.Lock()
+        self._waiting_for_end = anyio.Lock()
         self._status: int | None = None
         self._complete = False
 
@@ -44,7 +49,7 @@ class Child:
             except BlockingIOError:
                 return None
             self._complete = True
-            self._status = int(text) if text else None
+            self._status = int(text) if _STATUS.fullmatch(text) else None
         return self._status
 
     @property
@@ -65,7 +70,8 @@ class Child:
 
     async def wait_ended(self) -> None:
         """Wait until the process has ended, whether or not anybody has collected it."""
-        await anyio.wait_readable(self.pidfd)
+        async with self._waiting_for_end:
+            await anyio.wait_readable(self.pidfd)
 
     @property
     def is_ours(self) -> bool:

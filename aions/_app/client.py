@@ -25,6 +25,9 @@ from aions._wire.messages import REPLIES, Failed, Rejected, Reply, Request
 
 R = TypeVar("R", bound=Reply)
 
+_ERRNOS = 4096
+"""The kernel has no higher ones (MAX_ERRNO)."""
+
 
 class Disconnected(Exception):
     """The other side is gone."""
@@ -94,6 +97,8 @@ class Client:
                 await self._progress(call)
         except BaseException:
             self.abandon(request_id)
+            if not self._reading:
+                self._pass_on_the_reading()  # it may have been passed on to this very call
             raise
         del self._calls[request_id]
         return _checked(call.outcome, expected)
@@ -114,20 +119,18 @@ class Client:
         self._connection.close()
 
     async def _send(self, data: bytes, descriptors: list[int]) -> None:
+        if not self._sending.locked() and self._sent(data, descriptors):
+            return
+        async with self._sending:
+            while not self._sent(data, descriptors):
+                await anyio.wait_writable(self._connection)
+
+    def _sent(self, data: bytes, descriptors: list[int]) -> bool:
+        """Send unless the socket is full."""
         if self._connection.fileno() < 0:
             raise anyio.ClosedResourceError
         if self.lost:
             raise Disconnected
-        if not self._sending.locked() and self._sent(data, descriptors):
-            return
-        async with self._sending:
-            while True:
-                await anyio.wait_writable(self._connection)
-                if self._sent(data, descriptors):
-                    return
-
-    def _sent(self, data: bytes, descriptors: list[int]) -> bool:
-        """Send unless the socket is full."""
         try:
             fdsocket.send(self._connection, data, descriptors, socket.MSG_DONTWAIT)
             return True
@@ -186,7 +189,8 @@ class Client:
         else:
             _discard(outcome)
         if request_id == 0:
-            self._end_all(partial(ProtocolError, f"the worker sent what belongs to no request: {outcome!r:.200}"))
+            kind = codec.DescriptorsLost if isinstance(outcome, codec.DescriptorsLost) else ProtocolError
+            self._end_all(partial(kind, f"the worker sent what belongs to no request: {outcome!r:.200}"))
 
     def _end_all(self, error: Callable[[], Exception]) -> None:
         for call in self._calls.values():
@@ -208,7 +212,7 @@ def _checked(outcome: Reply | Exception | None, expected: type[R]) -> R:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from outcome
     if isinstance(outcome, Exception):
         raise outcome
-    if isinstance(outcome, Failed):
+    if isinstance(outcome, Failed) and 0 < outcome.errno < _ERRNOS:
         raise Refused(outcome)
     if isinstance(outcome, Rejected):
         raise ProtocolError(outcome.reason)

@@ -157,7 +157,13 @@ _EXPLANATIONS = (
         "The process belongs to another user, or has more capabilities than the app (PTRACE_MODE_READ, ptrace(2)).",
         "Ask as that user, or as root with CAP_SYS_PTRACE.",
     ),
-    _Explanation(SetPropagation, EPERM, *_NO_PRIVILEGE),
+    _Explanation(
+        SetPropagation,
+        EPERM,
+        "The worker lacks CAP_SYS_ADMIN over its mount namespace; or a security module confines user namespaces of plain users "
+        "(Ubuntu: kernel.apparmor_restrict_unprivileged_userns).",
+        "Make a user namespace too (add Namespace.USER), run as root, or allow user namespaces.",
+    ),
     _Explanation(
         OpenSocket,
         EPERM,

@@ -49,6 +49,8 @@ def decode(packet: Packet, known: Mapping[str, type[M]]) -> tuple[int, M]:
     In both cases what descriptors there are remain the packet's.
     """
     request_id = 0
+    if not packet.intact and not packet.data.startswith(b"["):
+        raise DescriptorsLost("a long message was lost with its descriptor: the table is full (RLIMIT_NOFILE)")
     try:
         name, claimed_id, body = _load(packet.data.decode())
         if type(claimed_id) is not int:
@@ -57,6 +59,8 @@ def decode(packet: Packet, known: Mapping[str, type[M]]) -> tuple[int, M]:
         if not packet.intact:
             raise DescriptorsLost("the descriptors of a message were lost: the table is full (RLIMIT_NOFILE)", request_id)
         cls = known[name]
+        if not body.keys().isdisjoint(cls.descriptor_fields):
+            raise ValueError("a descriptor came as a number")  # SECURITY: it would be one of the receiver's own
         values = {field: tuple(value) if type(value) is list else value for field, value in body.items()}
         return request_id, cls(**values, **_placed(cls, packet.descriptors))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

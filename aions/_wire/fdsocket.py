@@ -69,9 +69,9 @@ def receive(sock: socket.socket, flags: int = 0) -> Packet | None:
         ProtocolError: it was cut, or its memfd is none.
     """
     try:
-        data, control, received, _address = sock.recvmsg(INLINE_LIMIT + 1, _CONTROL, flags | _MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:
-        return None
+        data, control, received, _address = _receive(sock, flags)
+    except ConnectionResetError:  # KERNEL: said once where the peer left something unread; what it sent comes after
+        data, control, received, _address = _receive(sock, flags)
     packet = Packet(data, [])
     for level, kind, value in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -87,7 +87,14 @@ def receive(sock: socket.socket, flags: int = 0) -> Packet | None:
     except BaseException:
         close_all(packet.descriptors)
         raise
-    return packet if packet.data else None
+    if not packet.data:
+        close_all(packet.descriptors)
+        return None
+    return packet
+
+
+def _receive(sock: socket.socket, flags: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+    return sock.recvmsg(INLINE_LIMIT + 1, _CONTROL, flags | _MSG_CMSG_CLOEXEC)
 
 
 def _taken_out_of_memfd(packet: Packet) -> bytes:
@@ -121,9 +128,12 @@ def from_memfd(memfd: int, largest: int | None = LARGEST) -> bytes:
     """
     try:
         fcntl.fcntl(memfd, fcntl.F_GET_SEALS)  # SECURITY: EINVAL for whatever else could keep the reader waiting
+        return _read_whole(memfd, os.fstat(memfd).st_size, largest)
     except OSError as error:
-        raise ProtocolError(f"no memfd: {error}") from None
-    size = os.fstat(memfd).st_size
+        raise ProtocolError(f"no memfd that can be read: {error}") from None
+
+
+def _read_whole(memfd: int, size: int, largest: int | None) -> bytes:
     if largest is not None and size > largest:
         raise ProtocolError(f"a memfd of {size} bytes is more than is accepted ({largest})")
     chunks: list[bytes] = []

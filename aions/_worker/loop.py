@@ -136,4 +136,4 @@ class Server:
 def failure(error: OSError) -> Failed:
     """Say what the kernel refused."""
     path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
-    return Failed(error.errno or 0, getattr(error, "call", ""), path, getattr(error, "hint", None))
+    return Failed(error.errno or errno.EIO, getattr(error, "call", ""), path, getattr(error, "hint", None))
