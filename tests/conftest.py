@@ -68,6 +68,7 @@ def warm_up() -> None:
     for backend in BACKENDS:
         name, options = backend.values[0]
         anyio.run(anyio.sleep, 0, backend=name, backend_options=options)
+    gc.freeze()  # what is imported now need not be searched for garbage after each test
 
 
 @pytest.fixture(autouse=True)
