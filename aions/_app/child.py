@@ -10,7 +10,6 @@ import anyio
 
 from aions._app.descriptor import Descriptor
 
-
 _STATUS = re.compile(rb"-?[0-9]{1,3}")
 
 

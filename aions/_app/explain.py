@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from errno import EACCES, EAGAIN, EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, EPERM, ESRCH, EUSERS
+from errno import EACCES, EAGAIN, EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, EPERM, ERANGE, ESRCH, EUSERS
 
 from aions._types import Namespace
 from aions._wire.messages import (
@@ -122,10 +122,12 @@ _EXPLANATIONS = (
     _Explanation(
         WriteMap,
         EPERM,
-        "The map was written before; or it maps ids that are not the writer's own, for which the writer needs CAP_SETUID or "
-        "CAP_SETGID in the parent namespace; or a plain user maps a group while setgroups is allowed; or a security module "
-        "confines user namespaces of plain users (Ubuntu: kernel.apparmor_restrict_unprivileged_userns).",
-        "Write each map once; as a plain user map one id, your own, and groups with deny_setgroups=True.",
+        "The process is in no new user namespace, or its map was written before; or it maps ids that are not the writer's own, "
+        "for which the writer needs CAP_SETUID or CAP_SETGID in the parent namespace; or a plain user maps a group while "
+        "setgroups is allowed; or a security module confines user namespaces of plain users (Ubuntu: "
+        "kernel.apparmor_restrict_unprivileged_userns).",
+        "Unshare Namespace.USER first. Write each map once; as a plain user map one id, your own, and groups with "
+        "deny_setgroups=True.",
     ),
     _Explanation(
         WriteMap,
@@ -144,6 +146,18 @@ _EXPLANATIONS = (
         EPERM,
         "The worker lacks CAP_SYS_TIME in the user namespace that owns its time namespace.",
         "Unshare Namespace.USER and Namespace.TIME together, or run as root.",
+    ),
+    _Explanation(
+        WriteMap,
+        ENOENT,
+        "There is no such process.",
+        "Write the maps while the process lives.",
+    ),
+    _Explanation(
+        SetClockOffset,
+        ERANGE,
+        "With this offset the clock would stand below zero, or too far ahead.",
+        "Take an offset that leaves the clock within 0 … 146 years.",
     ),
     _Explanation(
         GetNamespaceID,

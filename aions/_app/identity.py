@@ -20,6 +20,7 @@ async def write(
     parent it may map what it has the capability for; from inside, one id at the most. So the forkserver tries first, then the
     workers that this one was forked from, then the worker itself. A refused write leaves no trace, and can be tried again.
     """
+    worker.check_open()
     request = WriteMap(worker.child.pid if pid is None else pid, file, map_text(mappings), deny_setgroups)
     refused: PermissionError | None = None
     for writer in (worker.forkserver, *_lineage(worker)):

@@ -21,6 +21,17 @@ _REAPING = 1
 """Seconds to wait for the exit status of a worker that has ended."""
 
 
+def _how(status: int | None) -> str:
+    if status is None:
+        return ""
+    if status >= 0:
+        return f" with status {status}"
+    try:
+        return f" by {signal.Signals(-status).name}"
+    except ValueError:
+        return f" by signal {-status}"  # a real-time signal has no name
+
+
 class Link(Connection):
     """The connection to a worker, and the forkserver that it descends from.
 
@@ -43,8 +54,12 @@ class Link(Connection):
         status = None
         with anyio.move_on_after(_REAPING), suppress(anyio.ClosedResourceError):
             status = await self.child.wait()
-        how = "" if status is None else f" with status {status}" if status >= 0 else f" by {signal.Signals(-status).name}"
-        return WorkerDied(f"{self.name} has ended{how}", status)
+        return WorkerDied(f"{self.name} has ended{_how(status)}", status)
+
+    def check_open(self) -> None:
+        """Refuse to work for a worker that was closed, where it is not the worker itself that is asked."""
+        if self.closed:
+            raise anyio.ClosedResourceError
 
     @property
     def has_died(self) -> bool:

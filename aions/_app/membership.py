@@ -51,6 +51,7 @@ async def enter_namespace(worker: Link, pid: int, namespaces: Namespaces) -> Non
 async def get_namespace_id(worker: Link, pid: int | None, namespace: NamespaceLike) -> NamespaceID:
     """Identify a namespace: of the worker itself, or, asked of the forkserver, of whatever process the app may look at."""
     kind = combine(namespace)
+    worker.check_open()
     at: Connection = worker if pid is None else worker.forkserver
     found = await at.call(GetNamespaceID(pid, kind.kernel_name), Identified)
     return NamespaceID(kind, found.device, found.inode, found.id)

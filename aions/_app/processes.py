@@ -60,6 +60,7 @@ class Process(anyio.abc.Process):
         if self.returncode is None:
             self._returncode = await self._child.wait()
             if self._returncode is None:
+                self.kill()
                 raise WorkerDied(f"the worker that ran process {self.pid} has ended")
         assert self.returncode is not None
         return self.returncode
@@ -157,7 +158,7 @@ async def open_process(
     arguments = (command,) if isinstance(command, str | bytes | PathLike) else tuple(command)
     if not arguments:
         raise ValueError("the command is empty")
-    numbers = tuple(number for number in pass_fds if number > 2)
+    numbers = tuple(dict.fromkeys(number for number in pass_fds if number > 2))
     with ExitStack() as ours, ExitStack() as theirs:
         lifeline = Lifeline()
         ours.callback(lifeline.ours.close)
@@ -171,7 +172,7 @@ async def open_process(
                 arguments=tuple(map(_text, arguments)),
                 shell=shell,
                 directory=None if cwd is None else _text(cwd),
-                environment={_text(name): _text(value) for name, value in (os.environ if env is None else env).items()},
+                environment=_environment(os.environ if env is None else env),
                 process_group=os.getpgrp(),
                 new_session=start_new_session,
                 user=None if user is None else _user_id(user),
@@ -196,9 +197,17 @@ _SPEAKS_UTF8 = sys.getfilesystemencoding() == "utf-8"
 
 def _text(value: StrOrBytesPath) -> str:
     """Write bytes as the wire does: UTF-8, with surrogate escapes for what is none."""
-    if _SPEAKS_UTF8 and isinstance(value, str):
-        return value
-    return os.fsencode(value).decode("utf-8", "surrogateescape")
+    text = value if _SPEAKS_UTF8 and isinstance(value, str) else os.fsencode(value).decode("utf-8", "surrogateescape")
+    if "\0" in text:
+        raise ValueError("embedded null byte")
+    return text
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    environment = {_text(name): _text(value) for name, value in variables.items()}
+    if any("=" in name for name in environment):
+        raise ValueError("illegal environment variable name")
+    return environment
 
 
 def _input(stream: Stream, ours: ExitStack, theirs: ExitStack) -> tuple[PipeSendStream | None, int]:
@@ -233,11 +242,17 @@ def _given(stream: Stream, inherited: int, theirs: ExitStack) -> int:
 
 
 def _user_id(user: str | int) -> int:
-    return pwd.getpwnam(user).pw_uid if isinstance(user, str) else user
+    return _checked_id(pwd.getpwnam(user).pw_uid if isinstance(user, str) else user)
 
 
 def _group_id(group: str | int) -> int:
-    return grp.getgrnam(group).gr_gid if isinstance(group, str) else group
+    return _checked_id(grp.getgrnam(group).gr_gid if isinstance(group, str) else group)
+
+
+def _checked_id(number: int) -> int:
+    if not 0 <= number < 2**32 - 1:
+        raise ValueError(f"{number} is the id of no user or group")
+    return number
 
 
 async def communicate(process: Process, input: bytes | None) -> tuple[bytes | None, bytes | None]:

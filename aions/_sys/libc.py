@@ -33,7 +33,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class KernelError(OSError):
-    """An `OSError` that knows which call it comes from, as strace would write it, and may bear a `hint` of its caller's."""
+    """An `OSError` that knows which call it comes from, as strace would write it, and may bear a `hint` of its caller's.
+
+    Being a subclass, it is never a `FileNotFoundError` or the like: go by `errno`.
+    """
 
     def __init__(self, number: int, call: str, path: str | None = None) -> None:
         super().__init__(number, os.strerror(number), path)

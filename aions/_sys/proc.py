@@ -6,6 +6,7 @@ the app sees, whatever mount or pid namespace it is in, and whether or not there
 
 from __future__ import annotations
 
+import errno
 import os
 
 from aions._sys.libc import KernelError
@@ -75,6 +76,7 @@ def children(proc: int, pid: int | str) -> list[int]:
             tasks = os.listdir(descriptor)
         for task in tasks:
             found += map(int, read(proc, f"{pid}/task/{task}/children").split())
-    except (FileNotFoundError, ProcessLookupError):
-        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESRCH):
+            raise
     return found

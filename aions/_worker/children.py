@@ -45,7 +45,7 @@ class Children:
         pid = self._pids.get(lifeline)
         if pid is not None:
             self._poller.unregister(lifeline)
-            os.kill(pid, signal.SIGKILL)
+            kill_all([pid])
 
     def reap(self) -> bool:
         """Collect whoever has ended, orphans that were adopted included; return whether a child of ours was among them."""

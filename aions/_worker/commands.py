@@ -14,9 +14,21 @@ from aions._worker.loop import Server
 
 def spawn(server: Server, request: Spawn) -> int:
     """Start a command and return its pid as this process counts."""
+    if request.pass_fds:
+        server.ignore_children()  # the number of the pipe that SIGCHLD writes to may be another's for the moment
+    try:
+        command = _started(server, request)
+    finally:
+        if request.pass_fds:
+            server.watch_children()
+    server.children.add(command.pid, request.exit, command)
+    return command.pid
+
+
+def _started(server: Server, request: Spawn) -> subprocess.Popen[bytes]:
     with _Placed(request) as (stdin, stdout, stderr):
         try:
-            command = subprocess.Popen(
+            return subprocess.Popen(
                 request.arguments[0] if request.shell else list(request.arguments),
                 shell=request.shell,
                 stdin=stdin,
@@ -34,13 +46,11 @@ def spawn(server: Server, request: Spawn) -> int:
             )
         except OSError as error:
             raise KernelError(error.errno or 0, "execve" if error.filename else "clone", error.filename) from None
-    server.children.add(command.pid, request.exit, command)
-    return command.pid
 
 
 def _process_group(server: Server, request: Spawn) -> int | None:
-    """Return the app's process group where a command can be in it: in the same session, and under a number known here."""
-    if request.new_session or not server.in_home_pid_namespace:
+    """Return the app's process group where a command can be in it: in the same session, and where its number is known."""
+    if request.new_session or not server.home.is_pid_namespace_for_children():
         return None
     try:
         return request.process_group if os.getsid(request.process_group) == os.getsid(0) else None

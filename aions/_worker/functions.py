@@ -86,6 +86,6 @@ def _pickled(returned: bool, value: Any) -> bytes:
         if returned:
             return _pickled(False, error)
         stand_in = AionsError(f"{type(value).__module__}.{type(value).__qualname__}: {value}")
-        for note in value.__notes__:
+        for note in getattr(value, "__notes__", ()):
             stand_in.add_note(note)
         return pickle.dumps((False, stand_in), pickle.HIGHEST_PROTOCOL)

@@ -36,6 +36,17 @@ class Home:
         self.proc = procfs.open_proc()
         self.pid_namespace = os.readlink("self/ns/pid", dir_fd=self.proc)
 
+    def is_pid_namespace(self) -> bool:
+        """Whether pids mean to this process what they mean to the app."""
+        return self.pid_namespace == os.readlink("self/ns/pid", dir_fd=self.proc)
+
+    def is_pid_namespace_for_children(self) -> bool:
+        """Whether they will to what it starts."""
+        try:
+            return self.pid_namespace == os.readlink("self/ns/pid_for_children", dir_fd=self.proc)
+        except FileNotFoundError:
+            return False  # a new one, without a first process yet
+
 
 class Server:
     """What a worker holds: its connection to the app, the way home, its handlers and its children."""
@@ -44,7 +55,7 @@ class Server:
         self.connection = connection
         self.home = home
         self.handlers = handlers
-        self.in_home_pid_namespace = home.pid_namespace == os.readlink("self/ns/pid", dir_fd=home.proc)
+        self.in_home_pid_namespace = home.is_pid_namespace()
         self.pidfd = os.pidfd_open(os.getpid())
         self.poller = select.poll()
         self.children = Children(self.poller)
@@ -58,9 +69,20 @@ class Server:
         self.poller.register(self._sigchld, select.POLLIN)
 
     def watch_children(self) -> None:
-        """Have SIGCHLD wake the loop. Done again after a user's function, which may have changed it."""
+        """Have SIGCHLD wake the loop, and wake it once, for what it may have missed.
+
+        Done again after a user's function, which may have changed it.
+        """
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._sigchld_writer, warn_on_full_buffer=False)
+        try:
+            os.write(self._sigchld_writer, b"\0")
+        except BlockingIOError:
+            pass  # full, so it will wake
+
+    def ignore_children(self) -> None:
+        """Stop that for a while."""
+        signal.set_wakeup_fd(-1)
 
     def serve(self) -> NoReturn:
         """Serve until the app goes away.
