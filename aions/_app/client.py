@@ -62,6 +62,7 @@ class Client:
         self._ids = itertools.count(1)
         self._calls: dict[int, _Call] = {}
         self._reading = False
+        self._app = os.getpid()
         self._sending = anyio.Lock()
         self.lost = False
 
@@ -111,12 +112,22 @@ class Client:
         """Close the connection. Calls that wait raise `anyio.ClosedResourceError`."""
         if self._connection.fileno() >= 0:
             anyio.notify_closing(self._connection)
+            self._shut_down()
             self._connection.close()
             self._end_all(anyio.ClosedResourceError)
 
     def close_from_outside(self) -> None:
-        """Close the connection where no event loop runs any more."""
+        """Close the connection where no event loop runs any more, or in a fork of the app, which leaves the app's alone."""
+        if os.getpid() == self._app:
+            self._shut_down()
         self._connection.close()
+
+    def _shut_down(self) -> None:
+        """Let the other side see the end at once, even if a fork of the app has the socket open as well."""
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # closed, or the other side is gone
 
     async def _send(self, data: bytes, descriptors: list[int]) -> None:
         if not self._sending.locked() and self._sent(data, descriptors):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import TypeVar, TypeVarTuple, cast
+from typing import Any, TypeVar, TypeVarTuple, cast
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -54,8 +55,15 @@ async def _outcome(worker: Link, payload: bytes) -> tuple[bool, object]:
         outcome = from_memfd(reply.outcome, largest=None)
     finally:
         os.close(reply.outcome)
-    returned, value = pickle.loads(outcome)
+    returned, value = _Unpickler(io.BytesIO(outcome)).load()
     return bool(returned), value
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows that what a worker calls __mp_main__ (so that its guard keeps it from running) is our __main__."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class("__main__" if module == "__mp_main__" else module, name)
 
 
 def _main_file() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -76,15 +77,25 @@ class _Placed:
         if not request.pass_fds:
             return standard
         try:
-            self._copies = [self._copy(descriptor) for descriptor in (*standard, *request.passed)]
+            for descriptor in (*standard, *request.passed):
+                self._copies.append(self._copy(descriptor))
             for number, copy in zip(request.pass_fds, self._copies[3:], strict=True):
-                self._kept[number] = self._copy_if_open(number)
-                os.dup2(copy, number)
+                self._lend(number, copy)
         except BaseException:
             self.__exit__()
             raise
         stdin, stdout, stderr = self._copies[:3]
         return stdin, stdout, stderr
+
+    def _lend(self, number: int, copy: int) -> None:
+        kept = self._copy_if_open(number)
+        try:
+            os.dup2(copy, number)
+        except OSError:
+            if kept is not None:
+                os.close(kept)
+            raise
+        self._kept[number] = kept
 
     def __exit__(self, *_exception: object) -> None:
         for number, kept in self._kept.items():
@@ -101,5 +112,7 @@ class _Placed:
     def _copy_if_open(self, number: int) -> int | None:
         try:
             return self._copy(number)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
             return None
