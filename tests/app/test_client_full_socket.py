@@ -1,0 +1,181 @@
+"""A worker that does not read: calls wait for room in the socket, in their order, and nothing else waits for them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+
+import anyio
+import pytest
+
+from aions._app.client import Disconnected
+from aions._wire.messages import Fork, GetNamespaceID, Identified, Unshare
+from tests.app.fake_worker import Calls, FakeWorker, Wire, ask
+
+MORE_THAN_FIT = 500
+
+
+def answer_all_there_is(worker: FakeWorker) -> list[int]:
+    """Answer the requests that have come, and return their ids."""
+    ids: list[int] = []
+    while True:
+        try:
+            request_id, request = worker.take_now()
+        except BlockingIOError:
+            return ids
+        ids.append(request_id)
+        assert isinstance(request, GetNamespaceID)
+        worker.answer(request_id, Identified(0, request.pid or 0, None))
+
+
+async def answer_until(worker: FakeWorker, count: int) -> list[int]:
+    ids: list[int] = []
+    with anyio.fail_after(5):
+        while len(ids) < count:
+            await anyio.wait_readable(worker.socket)
+            ids += answer_all_there_is(worker)
+    return ids
+
+
+async def fill(wire: Wire) -> list[int]:
+    """Send requests until no more fit, and return their ids: without a task that would wait."""
+    client, _worker = wire
+    ids = []
+    while True:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            ids.append(await client.begin(Unshare(1)))
+        if scope.cancelled_caught:
+            return ids
+
+
+async def test_senders_wait_and_get_through_in_their_order(wire: Wire) -> None:
+    client, worker = wire
+    async with anyio.create_task_group() as tasks:
+        calls = Calls(tasks, client)
+        calls.start(*range(MORE_THAN_FIT))
+        await anyio.wait_all_tasks_blocked()  # would not return if a sender blocked the loop
+        ids = await answer_until(worker, MORE_THAN_FIT)
+    assert ids == list(range(1, MORE_THAN_FIT + 1))
+    assert calls.outcomes == {number: number for number in range(MORE_THAN_FIT)}
+
+
+async def test_the_tests_fill_the_socket(wire: Wire) -> None:
+    ids = await fill(wire)
+    assert 10 < len(ids) < MORE_THAN_FIT
+    with pytest.raises(BlockingIOError):
+        wire[0]._connection.send(b"x", socket.MSG_DONTWAIT)
+
+
+async def test_replies_are_read_while_senders_wait(wire: Wire) -> None:
+    client, worker = wire
+    with anyio.fail_after(2):
+        async with anyio.create_task_group() as tasks:
+            calls = Calls(tasks, client)
+            calls.start(0)
+            request_id, _request = await worker.take()
+            await fill(wire)
+            calls.start(1)
+            await anyio.wait_all_tasks_blocked()
+            worker.answer(request_id, Identified(0, 0, None))
+            await calls.end_of(0)
+            assert calls.outcomes == {0: 0}
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_sender_that_is_cancelled_sends_nothing_and_lets_the_next_one_send(wire: Wire) -> None:
+    client, worker = wire
+    sent = await fill(wire)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            calls = Calls(tasks, client)
+            calls.start(0)
+            await anyio.wait_all_tasks_blocked()
+            calls.start(1)
+            await anyio.wait_all_tasks_blocked()
+            calls.start(2)
+            await anyio.wait_all_tasks_blocked()
+            await calls.cancel(1)
+            await calls.cancel(0)
+            for request_id in sent:
+                assert worker.take_now()[0] == request_id
+            request_id, request = await worker.take()
+            assert request == GetNamespaceID(2, "net")
+            worker.answer(request_id, Identified(0, 2, None))
+    assert calls.outcomes == {2: 2}
+
+
+async def test_a_sender_that_is_cancelled_leaves_a_connection_that_works(wire: Wire) -> None:
+    _client, worker = wire
+    for request_id in await fill(wire):  # which cancels its last one
+        assert worker.take_now()[0] == request_id
+    await ask(wire)
+
+
+async def test_closing_ends_all_senders_that_wait(wire: Wire) -> None:
+    client, _worker = wire
+    await fill(wire)
+    with anyio.fail_after(2):
+        async with anyio.create_task_group() as tasks:
+            calls = Calls(tasks, client)
+            calls.start(*range(3))
+            await anyio.wait_all_tasks_blocked()
+            client.close()
+    assert calls.outcomes == dict.fromkeys(range(3), anyio.ClosedResourceError)
+
+
+@pytest.mark.parametrize("closer_waits_first", [True, False])
+async def test_closing_just_as_a_sender_may_send_ends_it_as_well(wire: Wire, closer_waits_first: bool) -> None:
+    client, worker = wire
+    sent = await fill(wire)
+    same_socket = os.dup(client._connection.fileno())
+
+    async def close_once_there_is_room() -> None:
+        await anyio.wait_writable(same_socket)
+        client.close()
+
+    with anyio.fail_after(2):
+        async with anyio.create_task_group() as tasks:
+            calls = Calls(tasks, client)
+            begin: list[Callable[[], object]] = [
+                partial(tasks.start_soon, close_once_there_is_room),
+                partial(calls.start, *range(3)),
+            ]
+            for waiter in begin if closer_waits_first else reversed(begin):
+                waiter()
+                await anyio.wait_all_tasks_blocked()
+            for _ in sent:
+                worker.take_now()
+    os.close(same_socket)
+    assert calls.outcomes == dict.fromkeys(range(3), anyio.ClosedResourceError)
+
+
+async def test_the_end_of_the_worker_ends_all_senders_that_wait(wire: Wire) -> None:
+    client, worker = wire
+    await fill(wire)
+    with anyio.fail_after(2):
+        async with anyio.create_task_group() as tasks:
+            calls = Calls(tasks, client)
+            calls.start(*range(3))
+            await anyio.wait_all_tasks_blocked()
+            worker.die()
+    assert calls.outcomes == dict.fromkeys(range(3), Disconnected)
+
+
+async def test_descriptors_of_requests_that_wait_are_sent_with_them(wire: Wire) -> None:
+    client, worker = wire
+    file = os.memfd_create("test")
+    os.lseek(file, 99, os.SEEK_SET)
+    sent = await fill(wire)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.begin, Fork(file, file))
+        await anyio.wait_all_tasks_blocked()
+        for _ in sent:
+            worker.take_now()
+        await anyio.wait_readable(worker.socket)
+    _data, descriptors, _flags, _address = socket.recv_fds(worker.socket, 1000, 10)
+    assert [os.lseek(descriptor, 0, os.SEEK_CUR) for descriptor in descriptors] == [99, 99]
+    for descriptor in (file, *descriptors):
+        os.close(descriptor)

@@ -1,0 +1,130 @@
+"""Each refusal of the kernel that we know of says why it may have happened and what helps."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from errno import EACCES, EAGAIN, EBADF, EINVAL, EIO, EMFILE, ENOENT, ENOMEM, ENOSPC, EPERM, ESRCH, EUSERS
+
+import pytest
+
+from aions import Namespace
+from aions._app.explain import explain, refusal
+from aions._wire.messages import (
+    Fork,
+    GetNamespaceID,
+    OpenSocket,
+    Request,
+    SetClockOffset,
+    SetNamespace,
+    SetPropagation,
+    Spawn,
+    Unshare,
+    WriteMap,
+)
+
+USER, MOUNT, PID, NETWORK, TIME = (
+    kind.value for kind in (Namespace.USER, Namespace.MOUNT, Namespace.PID, Namespace.NETWORK, Namespace.TIME)
+)
+
+SPAWN = Spawn(
+    arguments=("true",),
+    shell=False,
+    directory=None,
+    environment={},
+    process_group=0,
+    new_session=False,
+    user=None,
+    group=None,
+    extra_groups=None,
+    umask=-1,
+    pass_fds=(),
+    exit=0,
+    stdin=0,
+    stdout=0,
+    stderr=0,
+    passed=(),
+)
+UID_MAP = WriteMap(1, "uid_map", "0 0 1\n", False)
+GID_MAP = WriteMap(1, "gid_map", "0 0 1\n", True)
+
+
+def notes(request: Request, errno: int) -> str:
+    return "\n".join(explain(refusal(errno, None), request, "call(2)", "worker 7").__notes__)
+
+
+@pytest.mark.parametrize(
+    ("request_", "errno", "words"),
+    [
+        (Unshare(USER), ENOSPC, ["max_*_namespaces", "32", "not about disk space"]),
+        (Unshare(NETWORK), ENOSPC, ["max_*_namespaces", "not about disk space"]),
+        (Unshare(PID), ENOSPC, ["max_*_namespaces", "32", "not about disk space"]),
+        (SetNamespace(TIME, 0), EUSERS, ["one thread"]),
+        (Unshare(USER), EINVAL, ["more than one thread"]),
+        (Unshare(USER | NETWORK), EINVAL, ["more than one thread"]),
+        (Unshare(PID), EINVAL, ["unshared its pid namespace already"]),
+        (SetNamespace(USER, 0), EINVAL, ["more than one thread", "user namespace already", "another type"]),
+        (SetNamespace(MOUNT, 0), EINVAL, ["more than one thread", "another type"]),
+        (SetNamespace(0, 0), EINVAL, ["pidfd"]),
+        (Unshare(NETWORK), EPERM, ["CAP_SYS_ADMIN", "Namespace.USER"]),
+        (Unshare(MOUNT | PID), EPERM, ["CAP_SYS_ADMIN", "Namespace.USER"]),
+        (Unshare(USER), EPERM, ["chroot", "no mapping", "seccomp", "Docker"]),
+        (Unshare(USER | NETWORK), EPERM, ["chroot", "no mapping", "seccomp", "Docker"]),
+        (SetNamespace(NETWORK, 0), EPERM, ["CAP_SYS_ADMIN"]),
+        (UID_MAP, EPERM, ["written before", "kernel.apparmor_restrict_unprivileged_userns"]),
+        (GID_MAP, EPERM, ["setgroups", "kernel.apparmor_restrict_unprivileged_userns"]),
+        (SetPropagation(0), EPERM, ["CAP_SYS_ADMIN", "kernel.apparmor_restrict_unprivileged_userns"]),
+        (Fork(0, 0), ENOMEM, ["first process", "pid namespace", "new worker"]),
+        (SPAWN, ENOMEM, ["first process", "pid namespace", "new worker"]),
+        (SetClockOffset(""), EACCES, ["started in the time namespace"]),
+    ],
+)
+def test_the_refusals_of_the_table_have_their_cause_and_remedy(request_: Request, errno: int, words: list[str]) -> None:
+    text = notes(request_, errno)
+    assert [word for word in words if word not in text] == []
+    assert text.count("\nProbable cause: ") == text.count("\nRemedy: ") == 1
+
+
+def test_others_have_them_too() -> None:
+    for request, errno in (
+        (SetNamespace(NETWORK, 0), EBADF),
+        (SetNamespace(NETWORK, 0), ESRCH),
+        (SetNamespace(PID, 0), ENOMEM),
+        (Fork(0, 0), EAGAIN),
+        (UID_MAP, EINVAL),
+        (SetClockOffset(""), EPERM),
+        (GetNamespaceID(1, "net"), ENOENT),
+        (GetNamespaceID(1, "net"), EACCES),
+        (OpenSocket(0, 0, 0), EPERM),
+        (SPAWN, ENOENT),
+        (Unshare(USER), EMFILE),
+        (Fork(0, 0), EMFILE),
+        (SPAWN, EMFILE),
+        (OpenSocket(0, 0, 0), EMFILE),
+    ):
+        text = notes(request, errno)
+        assert text.count("\nProbable cause: ") == text.count("\nRemedy: ") == 1, (request, errno)
+
+
+def test_a_refusal_that_we_do_not_know_says_what_was_tried_and_where() -> None:
+    assert notes(SetClockOffset(""), EIO) == "call(2) was refused in worker 7."
+
+
+def test_where_the_call_is_not_known_the_request_is_named() -> None:
+    assert explain(refusal(EIO, None), Unshare(USER), "", "the forkserver").__notes__ == [
+        "Unshare was refused in the forkserver."
+    ]
+
+
+def test_the_hint_of_the_worker_comes_before_the_guess() -> None:
+    error = explain(refusal(EINVAL, None), Unshare(USER), "unshare(CLONE_NEWUSER)", "worker 7", "It has 3 threads.")
+    assert error.__notes__[:2] == ["unshare(CLONE_NEWUSER) was refused in worker 7.", "It has 3 threads."]
+    assert error.__notes__[2].startswith("Probable cause: ")
+
+
+def test_an_error_is_the_very_one_that_python_makes_of_the_errno() -> None:
+    kinds = {EPERM: PermissionError, EACCES: PermissionError, ENOENT: FileNotFoundError, ESRCH: ProcessLookupError}
+    for errno, path in itertools.product([*kinds, EINVAL, ENOSPC, EUSERS, ENOMEM], [None, "/proc/1/uid_map"]):
+        error = explain(refusal(errno, path), Unshare(USER), "call(2)", "worker 7")
+        assert type(error) is kinds.get(errno, OSError)
+        assert (error.errno, error.strerror, error.filename) == (errno, os.strerror(errno), path)

@@ -1,0 +1,151 @@
+"""Functions that tests have workers call: in a module of their own, which a worker imports without the test framework."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import threading
+import time
+from typing import Any, NoReturn
+
+STATE: list[int] = []
+"""What earlier calls have left in this process."""
+
+
+def mount_tmpfs(directory: str) -> None:
+    """Mount an empty file system."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", 0, None):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), directory)
+
+
+def remember(number: int) -> list[int]:
+    STATE.append(number)
+    return STATE
+
+
+def both(first: Any, second: Any = None) -> tuple[Any, Any]:
+    return first, second
+
+
+def leave_an_orphan() -> int:
+    """Fork twice; return the pid of the grandchild, whose parent has ended before it."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        grandchild = os.fork()
+        if grandchild:
+            os.write(write, str(grandchild).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    pid = int(os.read(read, 20))
+    os.close(read)
+    return pid
+
+
+def fork_and_return_twice() -> int:
+    """Return in the worker and in a fork of it, as code does that forgets that it is the child."""
+    return os.fork()
+
+
+def leave_a_thread() -> None:
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+
+
+def join_a_thread() -> None:
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+
+
+def leave_room_for_one_descriptor() -> None:
+    """Use up the table of descriptors, which is made small for that, but for the one that the reply needs."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        while True:
+            last = os.open("/dev/null", os.O_RDONLY)
+    except OSError:
+        os.close(last)
+
+
+def exit_at_once(status: int) -> NoReturn:
+    os._exit(status)
+
+
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_and_wait(descriptor_path: str) -> None:
+    """Say through a fifo that the call has begun, and never return."""
+    with open(descriptor_path, "w") as fifo:
+        fifo.write(str(os.getpid()))
+    while True:
+        signal.pause()
+
+
+def write_and_wait_for(began: str, go_on: str) -> int:
+    """Say through one fifo that the call has begun, and return once the other one is closed."""
+    with open(began, "w") as fifo:
+        fifo.write(str(os.getpid()))
+    with open(go_on) as fifo:
+        fifo.read()
+    return remember(1)[-1]
+
+
+class NeedsTwo(Exception):
+    """Pickles, but cannot be made again from what was pickled."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def fail(message: str) -> NoReturn:
+    raise LookupError(message)
+
+
+def fail_with_what_does_not_pickle() -> NoReturn:
+    raise NeedsTwo("one", "two")
+
+
+def fail_with_a_thing_inside() -> NoReturn:
+    raise ValueError("it has a lock", threading.Lock())
+
+
+def fail_with(kind: type[BaseException]) -> NoReturn:
+    raise kind("on purpose")
+
+
+def result_that_does_not_pickle() -> object:
+    return threading.Lock()
+
+
+class Stubborn:
+    """Pickles with an error that does not pickle either."""
+
+    def __reduce__(self) -> NoReturn:
+        raise NeedsTwo("no", "never")
+
+
+def stubborn_result() -> Stubborn:
+    return Stubborn()
+
+
+def spoil_signals() -> None:
+    """Change what the worker's own loop lives on."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def aions_sees(kind: str) -> str:
+    """Use the package inside the worker."""
+    import aions
+
+    return repr(aions.Namespace(kind))
+
+
+def namespaces() -> dict[str, str]:
+    return {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")}

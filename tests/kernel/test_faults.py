@@ -1,0 +1,321 @@
+"""Whatever the kernel refuses, the caller gets an error with its errno, and the worker goes on or is clearly closed.
+
+The refusals are made by strace(1), in the worker, in the forkserver, or in all processes of a program; and by full tables.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
+
+import anyio
+import pytest
+
+from aions import Namespace, Worker, WorkerDied, get_namespace_id, open_worker
+from tests.kernel.programs.counts import times
+from tests.kernel.programs.running import Program, children, parent, wait_until
+
+strace = pytest.mark.needs("strace")
+
+one_event_loop = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"], indirect=True)
+"""Where it is the worker that meets with refusals, the app's event loop makes no difference."""
+
+
+@asynccontextmanager
+async def refusing(pid: int, calls: str, fault: str) -> AsyncIterator[None]:
+    """Make system calls of a process fail, for the length of a block."""
+    command = ["strace", "-p", str(pid), "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={calls}:{fault}"]
+    async with await anyio.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as tracer:
+        assert tracer.stderr is not None
+        said = b""
+        while b"attached" not in said:
+            said += await tracer.stderr.receive()
+        try:
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                tracer.send_signal(signal.SIGINT)
+
+
+LET_ANYBODY_TRACE = "import ctypes\nctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)"
+"""prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY): where Yama is, it lets only ancestors trace."""
+
+
+async def settled_descriptors(worker: Worker) -> int:
+    """Count the descriptors of a worker once it has collected its children."""
+    wait_until(lambda: not children(worker.pid), 1)
+    assert children(worker.pid) == []
+    await worker.get_namespace_id(None, "net")
+    return len(os.listdir(f"/proc/{worker.pid}/fd"))
+
+
+async def fork(worker: Worker) -> None:
+    async with worker.fork() as fork:
+        await fork.get_namespace_id(None, "net")
+
+
+async def make_socket(worker: Worker) -> None:
+    (await worker.socket()).close()
+
+
+CALLS: dict[str, Callable[[Worker], Awaitable[object]]] = {
+    "unshare": lambda worker: worker.unshare(Namespace.USER),
+    "enter": lambda worker: worker.enter_namespace(os.getpid(), Namespace.UTS),
+    "fork": fork,
+    "command": lambda worker: worker.run_process(["true"]),
+    "socket": make_socket,
+    "identify": lambda worker: worker.get_namespace_id(None, "net"),
+    "function": lambda worker: worker.run_sync(divmod, 7, 3),
+}
+
+REFUSALS = [
+    ("unshare", "unshare", "EPERM"),
+    ("unshare", "unshare", "ENOSPC"),
+    ("unshare", "unshare", "ENOMEM"),
+    ("unshare", "prctl", "EPERM"),
+    ("unshare", "sendmsg", "ENOBUFS"),
+    ("enter", "setns", "EPERM"),
+    ("enter", "setns", "ENOMEM"),
+    ("fork", "clone,clone3,fork,vfork", "EAGAIN"),
+    ("fork", "clone,clone3,fork,vfork", "ENOMEM"),
+    ("fork", "pidfd_open", "EMFILE"),
+    ("fork", "pidfd_open", "ENOMEM"),
+    ("fork", "fcntl", "EMFILE"),
+    ("fork", "sendmsg", "ENOMEM"),
+    ("command", "clone,clone3,fork,vfork", "EAGAIN"),
+    ("command", "pipe2", "EMFILE"),
+    ("command", "pidfd_open", "EMFILE"),
+    ("command", "sendmsg", "ENOBUFS"),
+    ("socket", "socket", "EMFILE"),
+    ("socket", "socket", "ENFILE"),
+    ("socket", "socket", "ENOBUFS"),
+    ("socket", "sendmsg", "ENOMEM"),
+    ("identify", "openat", "EMFILE"),
+    ("identify", "openat", "ENOMEM"),
+    ("function", "memfd_create", "ENFILE"),
+    ("function", "sendmsg", "EAGAIN"),
+]
+
+
+@strace
+@one_event_loop
+@pytest.mark.parametrize(("call", "refused", "name"), REFUSALS)
+async def test_what_the_kernel_refuses_the_worker_is_an_error_with_its_errno(call: str, refused: str, name: str) -> None:
+    async with open_worker() as worker:
+        await CALLS["command"](worker)
+        await worker.run_sync(exec, LET_ANYBODY_TRACE)
+        before = await settled_descriptors(worker)
+        async with refusing(worker.pid, refused, f"error={name}:when=1"):
+            with pytest.raises(OSError, match=r"\[Errno") as caught:
+                await CALLS[call](worker)
+        assert errno.errorcode[caught.value.errno or 0] == name
+        assert caught.value.__notes__
+        for usable in ("fork", "command", "socket", "function"):
+            await CALLS[usable](worker)
+        assert await settled_descriptors(worker) == before
+
+
+@strace
+@one_event_loop
+async def test_an_interrupted_call_is_made_again() -> None:
+    async with open_worker() as worker:
+        await worker.run_sync(exec, LET_ANYBODY_TRACE)
+        calls = "recvmsg,sendmsg,poll"
+        async with refusing(worker.pid, calls, "error=EINTR:when=1+2"):
+            for call in ("identify", "fork", "command", "socket", "function"):
+                await CALLS[call](worker)
+
+
+@strace
+@one_event_loop
+async def test_a_kernel_without_namespace_ids_is_no_error() -> None:
+    """NS_GET_ID came with Linux 6.18."""
+    async with open_worker() as worker:
+        await worker.run_sync(exec, LET_ANYBODY_TRACE)
+        async with refusing(worker.pid, "ioctl", "error=ENOTTY"):
+            found = await worker.get_namespace_id(None, "net")
+        assert found.id is None
+        assert str(found) == os.readlink("/proc/self/ns/net")
+
+
+@strace
+@one_event_loop
+async def test_a_worker_that_cannot_receive_is_closed() -> None:
+    async with open_worker() as worker, open_worker() as other:
+        await worker.run_sync(exec, LET_ANYBODY_TRACE)
+        async with refusing(worker.pid, "recvmsg", "error=ENOMEM:when=1"):
+            with pytest.raises(WorkerDied):
+                await worker.get_namespace_id(None, "net")
+        assert await other.get_namespace_id(None, "net")
+
+
+@strace
+@pytest.mark.root
+@one_event_loop
+@pytest.mark.parametrize(
+    ("refused", "name"),
+    [
+        ("clone,clone3,fork,vfork", "EAGAIN"),
+        ("clone,clone3,fork,vfork", "ENOMEM"),
+        ("pidfd_open", "EMFILE"),
+        ("fcntl", "EMFILE"),
+    ],
+)
+async def test_what_the_kernel_refuses_the_forkserver_is_an_error_with_its_errno(refused: str, name: str) -> None:
+    async with open_worker() as worker:
+        forkserver = parent(worker.pid)
+        async with refusing(forkserver, refused, f"error={name}:when=1"):
+            with pytest.raises(OSError, match=r"\[Errno") as caught:
+                async with open_worker():
+                    pass
+        assert errno.errorcode[caught.value.errno or 0] == name
+        async with open_worker() as worker:
+            assert parent(worker.pid) == forkserver
+        wait_until(lambda: len(children(forkserver)) == 2, 1)
+        assert len(children(forkserver)) == 2  # the worker, and one in reserve
+
+
+FAULTS = [
+    # calls, errno, of which process's calls the first to fail
+    ("socketpair", "EMFILE", 2),  # the first is asyncio's own
+    ("pidfd_open", "EMFILE", 2),
+    ("pipe2", "EMFILE", 2),
+    ("clone,clone3,vfork,fork", "EAGAIN", 1),
+    ("sendmsg", "ENOBUFS", 1),
+    ("sendmsg", "EINTR", 1),
+    ("recvmsg", "EINTR", 1),
+    ("recvmsg", "ENOMEM", 2),
+    ("unshare", "ENOSPC", 1),
+    ("setns", "EPERM", 1),
+    ("prctl", "EPERM", 3),
+    ("socket", "ENFILE", 1),
+    ("memfd_create", "EMFILE", 1),
+]
+
+
+@strace
+@pytest.mark.parametrize(("calls", "name", "first"), FAULTS)
+def test_whatever_fails_anywhere_is_an_error_and_leaves_nothing(calls: str, name: str, first: int) -> None:
+    """In the app, the forkserver and every worker: the Nth such call of each of them fails."""
+    for which in range(first, first + times("faults")):
+        inject = ["-e", f"trace={calls}", "-e", f"inject={calls}:error={name}:when={which}"]
+        under = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", *inject]
+        with Program("asyncio", "faults", "tries_everything", under=under) as app:
+            assert set(app.report().values()) <= {"ok", name, "WorkerDied"}
+            assert app.report() == {"more_descriptors": 0}
+            assert app.end() == 0
+            assert app.left_after(1) == []
+            assert "Warning" not in app.stderr()
+
+
+@contextmanager
+def full_table(spare: int) -> Iterator[None]:
+    """Leave room for so many descriptors in this process, and no more."""
+    with ExitStack() as stack:
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        while (filler := os.dup(0)) < highest:
+            stack.callback(os.close, filler)
+        stack.callback(os.close, filler)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (filler + 1 + spare, limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        yield
+
+
+async def errno_of(call: Callable[[], Awaitable[object]]) -> str | None:
+    try:
+        await call()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return None
+
+
+async def errnos_as_room_shrinks(call: Callable[[], Awaitable[object]]) -> set[str | None]:
+    found = set()
+    for spare in range(20, -1, -1):
+        with full_table(spare):
+            found.add(await errno_of(call))
+    return found
+
+
+async def open_and_close() -> None:
+    async with open_worker(unshare=[Namespace.USER, Namespace.PID]):
+        pass
+
+
+async def test_an_app_without_room_for_descriptors_gets_an_error_and_goes_on() -> None:
+    async with open_worker() as worker:
+        for call in ("fork", "command", "socket", "function"):
+            assert await errnos_as_room_shrinks(partial(CALLS[call], worker)) == {None, "EMFILE"}
+            await CALLS[call](worker)
+        assert await errnos_as_room_shrinks(open_and_close) == {None, "EMFILE"}
+        await open_and_close()
+        with full_table(0):
+            assert await worker.get_namespace_id(None, "net")
+
+
+async def test_the_first_use_without_room_for_descriptors_is_an_error_and_the_next_works() -> None:
+    assert await errnos_as_room_shrinks(open_and_close) == {None, "EMFILE"}
+    with full_table(0):
+        assert await errno_of(open_and_close) == "EMFILE"
+    await open_and_close()
+
+
+@contextmanager
+def limited(pid: int, spare: int) -> Iterator[None]:
+    """Leave room for so many descriptors in a worker whose table has no gaps."""
+    used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+    assert len(used) == max(used) + 1
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(used) + spare, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+FILL_GAPS = """
+import os
+highest = max(map(int, os.listdir("/proc/self/fd")))
+while os.dup(0) < highest:
+    pass
+"""
+
+
+@one_event_loop
+async def test_a_worker_without_room_for_descriptors_says_so_and_goes_on() -> None:
+    async with open_worker() as worker:
+        await CALLS["command"](worker)
+        await worker.run_sync(exec, FILL_GAPS)
+        before = await settled_descriptors(worker)
+        for call in ("fork", "command", "socket", "identify", "function"):
+            errnos = set()
+            for spare in range(12):
+                with limited(worker.pid, spare):
+                    errnos.add(await errno_of(partial(CALLS[call], worker)))
+                assert await settled_descriptors(worker) == before
+            assert errnos == {None, "EMFILE"}
+        with limited(worker.pid, 0):
+            await worker.unshare(Namespace.USER)
+
+
+@one_event_loop
+async def test_a_forkserver_without_room_for_descriptors_says_so_and_goes_on() -> None:
+    async with AsyncExitStack() as stack:
+        forkserver = parent((await stack.enter_async_context(open_worker())).pid)
+        while len(os.listdir(f"/proc/{forkserver}/fd")) <= max(map(int, os.listdir(f"/proc/{forkserver}/fd"))):
+            await stack.enter_async_context(open_worker())  # each takes a descriptor of the forkserver's, the lowest
+        errnos = set()
+        for spare in range(4):
+            with limited(forkserver, spare):
+                errnos.add(await errno_of(partial(get_namespace_id, os.getpid(), "net")))
+                errnos.add(await errno_of(open_and_close))
+        assert errnos == {None, "EMFILE"}
+        async with open_worker() as worker:
+            assert parent(worker.pid) == forkserver

@@ -1,0 +1,346 @@
+"""The kernel refuses: the error says why and what helps, and the worker is where it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from aions import Clock, GroupMapping, Namespace, UserMapping, Worker, open_worker
+from tests.kernel import called
+from tests.kernel.explained import named, refusal, works
+from tests.kernel.targets import name_of, names_of, on_one_loop
+
+pytestmark = on_one_loop
+
+NO_PID = 2**22 + 1
+"""More than any kernel gives out."""
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[Worker]:
+    """A worker where the app is, which has to work when the test is over."""
+    async with open_worker() as worker:
+        yield worker
+        assert await works(worker)
+
+
+@pytest.fixture
+async def inside() -> AsyncIterator[Worker]:
+    """The same in a user namespace of its own."""
+    async with open_worker(unshare=Namespace.USER) as worker:
+        yield worker
+        assert await works(worker)
+
+
+@pytest.fixture
+def zombie() -> Iterator[int]:
+    """A process that has ended and that nobody has collected."""
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        yield process.pid
+
+
+@pytest.fixture
+def dead() -> int:
+    """The pid of a process that was."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
+
+
+async def test_a_pid_that_does_not_exist(worker: Worker) -> None:
+    with refusal(errno.ESRCH, f"pidfd_open({NO_PID})", "the app"):
+        await worker.enter_namespace(NO_PID, "net")
+    with refusal(errno.ENOENT, "openat(", "the forkserver", "no such process"):
+        await worker.get_namespace_id(NO_PID, "net")
+    with refusal(errno.ENOENT, "openat(", "the forkserver", "no such process"):
+        await worker.write_user_mappings(NO_PID, [UserMapping(0, os.geteuid(), 1)])
+
+
+async def test_a_process_that_was(worker: Worker, dead: int) -> None:
+    with refusal(errno.ESRCH, f"pidfd_open({dead})", "the app"):
+        await worker.enter_namespace(dead, "net")
+    with refusal(errno.ENOENT, "openat(", "the forkserver", "no such process"):
+        await worker.get_namespace_id(dead, "net")
+
+
+async def test_a_process_that_has_ended_but_was_not_collected(worker: Worker, zombie: int) -> None:
+    with refusal(errno.ESRCH, "setns(", named(worker), "ended"):
+        await worker.enter_namespace(zombie, "net")
+    with refusal(errno.ENOENT, "openat(", "the forkserver"):
+        await worker.get_namespace_id(zombie, "net")
+
+
+async def test_a_pidfd_whose_process_ends(worker: Worker) -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        pidfd = os.pidfd_open(process.pid)
+    with refusal(errno.ESRCH, "setns(", named(worker), "ended"):
+        await worker.set_namespace(pidfd, "net")
+    os.close(pidfd)
+
+
+@pytest.mark.parametrize("pid", [0, -1])
+async def test_a_pid_that_no_process_can_have(worker: Worker, pid: int) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)):
+        await worker.get_namespace_id(pid, "net")
+    with pytest.raises((ValueError, FileNotFoundError)):
+        await worker.write_user_mappings(pid, [UserMapping(0, os.geteuid(), 1)])
+
+
+@pytest.fixture(params=["file", "pipe", "socket", "event"])
+def no_namespace(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
+    """A descriptor of something else."""
+    if request.param == "file":
+        descriptor = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
+    elif request.param == "pipe":
+        descriptor, writer = os.pipe()
+        os.close(writer)
+    elif request.param == "socket":
+        descriptor = socket.socket().detach()
+    else:
+        descriptor = os.eventfd(0)
+    yield descriptor
+    os.close(descriptor)
+
+
+async def test_a_descriptor_of_no_namespace(worker: Worker, no_namespace: int) -> None:
+    with refusal(errno.EINVAL, "setns(", named(worker), "descriptor"):
+        await worker.set_namespace(no_namespace)
+    with refusal(errno.EINVAL, "setns(", named(worker), "descriptor"):
+        await worker.set_namespace(no_namespace, "net")
+
+
+async def test_a_namespace_of_another_type(worker: Worker) -> None:
+    with open("/proc/self/ns/net") as nsfd, refusal(errno.EINVAL, "setns(", named(worker), "another type"):
+        await worker.set_namespace(nsfd, "uts")
+
+
+async def test_a_pidfd_without_a_type(worker: Worker) -> None:
+    with refusal(errno.EINVAL, "setns(", named(worker), "pidfd"):
+        await worker.set_namespace(worker.pidfd)
+
+
+async def test_the_workers_own_user_namespace(worker: Worker) -> None:
+    with refusal(errno.EINVAL, "setns(", named(worker), "user namespace already"):
+        await worker.enter_namespace(os.getpid(), "user")
+
+
+async def test_a_descriptor_that_is_not_open(worker: Worker) -> None:
+    nsfd = os.open("/proc/self/ns/net", os.O_RDONLY)
+    os.close(nsfd)
+    for descriptor in (nsfd, -1):
+        with refusal(errno.EBADF, "", named(worker), "not open"):
+            await worker.set_namespace(descriptor, "net")
+
+
+async def test_a_descriptor_that_is_only_a_path(worker: Worker) -> None:
+    descriptor = os.open("/proc/self/ns/net", os.O_PATH)
+    with refusal(errno.EBADF, "setns(", named(worker), "not open"):
+        await worker.set_namespace(descriptor, "net")
+    os.close(descriptor)
+
+
+async def test_a_map_is_written_once(inside: Worker) -> None:
+    for _ in range(2):
+        with refusal(errno.EPERM, "write('0 ", "the forkserver", "Write each map once"):
+            await inside.write_user_mappings(None, [UserMapping(0, os.geteuid(), 1)])
+    with refusal(errno.EPERM, "write('0 ", "the forkserver", "Write each map once"):
+        await inside.write_group_mappings(None, [GroupMapping(0, os.getegid(), 1)])
+
+
+async def test_a_map_without_a_user_namespace(worker: Worker) -> None:
+    with refusal(errno.EPERM, "write('0 ", "the forkserver", "Namespace.USER"):
+        await worker.write_user_mappings(None, [UserMapping(0, os.geteuid(), 1)])
+
+
+async def test_a_mapping_of_ids_that_the_parent_namespace_has_not(inside: Worker) -> None:
+    async with inside.fork() as inner:
+        await inner.unshare(Namespace.USER)
+        with pytest.raises(PermissionError):
+            await inner.write_user_mappings(None, [UserMapping(0, 5, 1)])
+        await inner.write_user_mappings(None, [UserMapping(0, 0, 1)])
+
+
+async def test_a_second_pid_namespace(inside: Worker) -> None:
+    async with inside.fork() as fork:
+        await fork.unshare(Namespace.PID)
+        with refusal(errno.EINVAL, "unshare(CLONE_NEWPID)", named(fork), "unshared its pid namespace already"):
+            await fork.unshare(Namespace.PID)
+        assert await works(fork)
+
+
+async def test_a_pid_namespace_whose_first_process_has_ended(inside: Worker) -> None:
+    async with inside.fork() as fork:
+        await fork.unshare(Namespace.PID)
+        assert await works(fork)
+        with refusal(errno.ENOMEM, "clone", named(fork), "first process"):
+            await fork.run_process(["true"])
+        with refusal(errno.ENOMEM, "", named(fork), "first process"):
+            async with fork.fork():
+                raise AssertionError
+        assert str(await fork.get_namespace_id(None, "user")) == name_of(inside.pid, Namespace.USER)
+
+
+async def test_a_quota_that_is_used_up(inside: Worker) -> None:
+    await inside.run_process("echo 0 > /proc/sys/user/max_net_namespaces")
+    before = names_of(inside.pid)
+    with refusal(errno.ENOSPC, "unshare(CLONE_NEWUTS|CLONE_NEWNET)", named(inside), "quota", "not about disk space"):
+        await inside.unshare(Namespace.NETWORK | Namespace.UTS)
+    assert names_of(inside.pid) == before
+
+
+async def test_thirty_two_user_namespaces_inside_each_other(inside: Worker) -> None:
+    async with inside.fork() as fork:
+        with refusal(errno.ENOSPC, "unshare(CLONE_NEWUSER)", named(fork), "inside each other"):
+            for _ in range(33):
+                await fork.unshare(Namespace.USER)
+                await fork.write_user_mappings(None, [UserMapping(0, 0, 1)])
+                await fork.write_group_mappings(None, [GroupMapping(0, 0, 1)], deny_setgroups=True)
+
+
+async def test_nesting_without_mappings(worker: Worker) -> None:
+    async with worker.fork() as fork:
+        await fork.unshare(Namespace.USER)
+        with refusal(errno.EPERM, "unshare(CLONE_NEWUSER)", named(fork), "Map both"):
+            await fork.unshare(Namespace.USER)
+
+
+@pytest.mark.plain_user
+async def test_a_plain_user_without_a_user_namespace(worker: Worker) -> None:
+    with refusal(errno.EPERM, "unshare(CLONE_NEWNET)", named(worker), "add Namespace.USER"):
+        await worker.unshare(Namespace.NETWORK)
+
+
+@pytest.mark.plain_user
+async def test_a_plain_user_and_the_namespaces_of_root(worker: Worker) -> None:
+    with refusal(errno.EPERM, "setns(", named(worker), "CAP_SYS_ADMIN"):
+        await worker.enter_namespace(os.getpid(), "net")
+    with refusal(errno.EACCES, "openat(", "the forkserver", "another user"):
+        await worker.get_namespace_id(1, "net")
+
+
+async def test_the_hosts_network_from_inside_a_user_namespace(inside: Worker) -> None:
+    with refusal(errno.EPERM, "setns(", named(inside), "owns the target"):
+        await inside.enter_namespace(os.getpid(), "net")
+
+
+async def test_a_command_that_does_not_exist(worker: Worker) -> None:
+    for command in (["no-such-command-anywhere"], ["/no/such/command"], ["./no"]):
+        with refusal(errno.ENOENT, "execve", named(worker), "No such program") as _:
+            await worker.run_process(command)
+    with pytest.raises(FileNotFoundError, match="/no/such/command"):
+        await worker.open_process(["/no/such/command"])
+
+
+async def test_a_directory_that_does_not_exist(worker: Worker, tmp_path: Path) -> None:
+    with refusal(errno.ENOENT, "", named(worker), "working directory"):
+        await worker.run_process(["true"], cwd=tmp_path / "none")
+
+
+async def test_a_file_that_is_no_program(worker: Worker, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match="file"):
+        await worker.run_process([tmp_path / "file"])
+    with pytest.raises(NotADirectoryError):
+        await worker.run_process(["true"], cwd=tmp_path / "file")
+
+
+async def test_a_script_whose_interpreter_does_not_exist(worker: Worker, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    with refusal(errno.ENOENT, "execve", named(worker), "interpreter"):
+        await worker.run_process([script])
+
+
+async def test_arguments_that_are_too_long(worker: Worker) -> None:
+    with pytest.raises(OSError, match="Argument list too long"):
+        await worker.run_process(["true", "a" * 200_000])
+
+
+@pytest.mark.needs("time_namespaces")
+async def test_a_clock_that_is_fixed(inside: Worker) -> None:
+    async with inside.fork() as fork:
+        await fork.unshare(Namespace.TIME)
+        await fork.run_process(["true"])
+        with refusal(errno.EACCES, "write('monotonic 1 0')", named(fork), "started in the time namespace"):
+            await fork.set_clock_offset(Clock.MONOTONIC, 1)
+
+
+@pytest.mark.root
+async def test_a_clock_without_a_time_namespace(worker: Worker) -> None:
+    with refusal(errno.EACCES, "write('boottime 1 0')", named(worker), "no time namespace was unshared"):
+        await worker.set_clock_offset(Clock.BOOTTIME, 1)
+
+
+@pytest.mark.plain_user
+async def test_a_clock_of_the_host(worker: Worker) -> None:
+    with refusal(errno.EPERM, "write('boottime 1 0')", named(worker), "CAP_SYS_TIME"):
+        await worker.set_clock_offset(Clock.BOOTTIME, 1)
+
+
+@pytest.mark.needs("time_namespaces")
+async def test_a_clock_that_would_stand_below_zero(inside: Worker) -> None:
+    async with inside.fork() as fork:
+        await fork.unshare(Namespace.TIME)
+        with refusal(errno.ERANGE, "write('monotonic -4000000000 0')", named(fork)):
+            await fork.set_clock_offset(Clock.MONOTONIC, -4_000_000_000)
+        await fork.set_clock_offset(Clock.MONOTONIC, 1)
+
+
+@contextmanager
+def no_room_for_descriptors() -> Iterator[None]:
+    """Have this process's table of descriptors full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    fillers = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+    try:
+        try:
+            while True:
+                fillers.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for filler in fillers:
+            os.close(filler)
+
+
+async def test_an_app_without_room_for_descriptors(worker: Worker) -> None:
+    with no_room_for_descriptors():
+        with refusal(errno.EMFILE, "", named(worker), "RLIMIT_NOFILE"):
+            await worker.socket()
+        with pytest.raises(OSError, match="Too many open files"):
+            await worker.run_process(["true"])
+        assert str(await worker.get_namespace_id(None, "net")) == name_of(worker.pid, Namespace.NETWORK)
+
+
+async def test_a_worker_without_room_for_descriptors(worker: Worker) -> None:
+    await worker.run_sync(called.leave_room_for_one_descriptor)
+    limits = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+    for act in (lambda: worker.run_process(["true"]), lambda: worker.run_sync(os.getpid, cancellable=True)):
+        with refusal(errno.EMFILE, "", named(worker), "RLIMIT_NOFILE"):
+            await act()
+    await worker.unshare(Namespace.USER)
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+
+
+@pytest.mark.plain_user
+async def test_a_user_without_room_for_processes() -> None:
+    async with open_worker() as worker:
+        await worker.run_sync(resource.setrlimit, resource.RLIMIT_NPROC, (1, 1))
+        with refusal(errno.EAGAIN, "", named(worker), "RLIMIT_NPROC"):
+            async with worker.fork():
+                raise AssertionError
+        with refusal(errno.EAGAIN, "clone", named(worker), "RLIMIT_NPROC"):
+            await worker.run_process(["true"])
+        await worker.unshare(Namespace.USER)

@@ -1,0 +1,228 @@
+"""open_process: a command that runs, how it is talked to, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from subprocess import DEVNULL, STDOUT
+
+import anyio
+import pytest
+from anyio.streams.text import TextReceiveStream
+
+from aions import Namespace, Process, Worker, WorkerDied, open_worker
+from tests.kernel.targets import has_ended, status_field, until
+
+
+@pytest.fixture(params=["home", "inside"])
+async def worker(request: pytest.FixtureRequest) -> AsyncIterator[Worker]:
+    """A worker where the app is, and one that is as far from there as most uses need."""
+    inside = Namespace.USER | Namespace.PID | Namespace.MOUNT | Namespace.NETWORK
+    async with open_worker(unshare=inside if request.param == "inside" else ()) as worker:
+        yield worker
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe whose reading end does not block."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    yield read, write
+    for descriptor in (read, write):
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass  # the test has
+
+
+async def read_all(descriptor: int) -> bytes:
+    """Read until all who could write have closed."""
+    chunks = []
+    with anyio.fail_after(10):
+        while True:
+            await anyio.wait_readable(descriptor)
+            chunks.append(os.read(descriptor, 65536))
+            if not chunks[-1]:
+                return b"".join(chunks)
+
+
+async def test_a_conversation(worker: Worker) -> None:
+    async with await worker.open_process(["cat"]) as process:
+        assert isinstance(process, anyio.abc.Process)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in (b"one\n", b"two\n"):
+            await process.stdin.send(line)
+            assert await process.stdout.receive() == line
+        assert process.returncode is None
+        await process.stdin.aclose()
+        with pytest.raises(anyio.EndOfStream):
+            await process.stdout.receive()
+        assert await process.wait() == 0
+    assert process.returncode == 0
+
+
+async def test_streams_are_anyios(worker: Worker) -> None:
+    async with await worker.open_process("echo grüß; echo dich", stdin=DEVNULL) as process:
+        assert process.stdin is None
+        assert process.stdout is not None
+        assert "".join([text async for text in TextReceiveStream(process.stdout)]) == "grüß\ndich\n"
+
+
+async def test_streams_that_are_not_pipes_are_none(worker: Worker) -> None:
+    async with await worker.open_process(["true"], stdin=DEVNULL, stdout=DEVNULL, stderr=STDOUT) as process:
+        assert (process.stdin, process.stdout, process.stderr) == (None, None, None)
+
+
+async def test_sending_to_a_command_that_has_ended(worker: Worker) -> None:
+    async with await worker.open_process(["true"]) as process:
+        await process.wait()
+        assert process.stdin is not None
+        with pytest.raises(anyio.BrokenResourceError):
+            await process.stdin.send(b"a" * 100_000)
+
+
+async def test_streams_that_were_closed(worker: Worker) -> None:
+    async with await worker.open_process(["cat"]) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        await process.stdin.aclose()
+        await process.stdout.aclose()
+        with pytest.raises(anyio.ClosedResourceError):
+            await process.stdin.send(b"a")
+        with pytest.raises(anyio.ClosedResourceError):
+            await process.stdout.receive()
+
+
+async def test_two_tasks_cannot_read_one_stream(worker: Worker) -> None:
+    async with await worker.open_process(["cat"]) as process, anyio.create_task_group() as tasks:
+        assert process.stdout is not None
+        tasks.start_soon(process.stdout.receive)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(anyio.BusyResourceError):
+            await process.stdout.receive()
+        tasks.cancel_scope.cancel()
+
+
+async def test_pid_and_pidfd_are_of_the_command_as_the_app_sees_it(worker: Worker) -> None:
+    async with await worker.open_process(["cat"]) as process:
+        assert status_field(process.pid, "NSpid").split()[0] == str(process.pid)
+        assert status_field(process.pid, "PPid") == str(worker.pid)
+        assert f"Pid:\t{process.pid}\n" in Path(f"/proc/self/fdinfo/{process.pidfd}").read_text()
+    assert process.pidfd == -1
+
+
+SIGNALS = {"terminate": signal.SIGTERM, "kill": signal.SIGKILL}
+
+
+@pytest.mark.parametrize("method", SIGNALS)
+async def test_a_command_can_be_ended(worker: Worker, method: str) -> None:
+    async with await worker.open_process(["sleep", "600"]) as process:
+        getattr(process, method)()
+        assert await process.wait() == -SIGNALS[method]
+        getattr(process, method)()  # does nothing any more
+    getattr(process, method)()
+
+
+async def test_signals_reach_a_command(worker: Worker) -> None:
+    command = ["sh", "-c", "trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.01; done"]
+    async with await worker.open_process(command) as process:
+        assert process.stdout is not None
+        assert await process.stdout.receive() == b"ready\n"
+        process.send_signal(signal.SIGUSR1)
+        assert await process.stdout.receive() == b"caught\n"
+        assert await process.wait() == 5
+
+
+async def test_the_status_comes_without_being_waited_for(worker: Worker) -> None:
+    async with await worker.open_process("exit 4") as process:
+        await until(lambda: process.returncode is not None)
+        assert process.returncode == 4
+
+
+async def test_many_tasks_can_wait_for_one_command(worker: Worker) -> None:
+    statuses = []
+
+    async def wait(process: Process) -> None:
+        statuses.append(await process.wait())
+
+    async with await worker.open_process(["sleep", "600"]) as process, anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(wait, process)
+        await anyio.wait_all_tasks_blocked()
+        process.kill()
+    assert statuses == [-9] * 5
+
+
+async def test_waiting_can_be_cancelled_and_begun_again(worker: Worker) -> None:
+    async with await worker.open_process(["cat"]) as process:
+        with anyio.move_on_after(0.01) as scope:
+            await process.wait()
+        assert scope.cancelled_caught
+        assert process.returncode is None
+        assert process.stdin is not None
+        await process.stdin.aclose()
+        assert await process.wait() == 0
+
+
+async def test_leaving_the_block_waits_for_the_command(worker: Worker, tmp_path: Path) -> None:
+    async with await worker.open_process(f"cat; sleep 0.05; touch {tmp_path}/done"):
+        pass
+    assert (tmp_path / "done").exists()
+
+
+async def test_being_cancelled_in_the_block_kills_the_command(worker: Worker) -> None:
+    with anyio.CancelScope() as scope:
+        async with await worker.open_process(["sleep", "600"]) as process:
+            pidfd = os.dup(process.pidfd)
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert has_ended(pidfd)
+    os.close(pidfd)
+    assert process.returncode == -signal.SIGKILL
+
+
+async def test_being_cancelled_in_run_process_kills_the_command(worker: Worker, pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    async with anyio.create_task_group() as tasks:
+        command = ["bash", "-c", f"echo runs >&{write}; exec sleep 600"]
+        tasks.start_soon(lambda: worker.run_process(command, pass_fds=[write]))
+        with anyio.fail_after(10):
+            await anyio.wait_readable(read)
+        tasks.cancel_scope.cancel()
+    os.close(write)
+    assert await read_all(read) == b"runs\n"
+
+
+async def test_a_process_ends_with_its_worker(worker: Worker) -> None:
+    process = await worker.open_process(["sleep", "600"])
+    await worker.aclose()
+    with anyio.fail_after(10):
+        await anyio.wait_readable(process.pidfd)
+    with suppress(WorkerDied):  # unless the worker had time to say how
+        assert await process.wait() == -signal.SIGKILL
+    with suppress(WorkerDied):
+        await process.aclose()
+    assert process.pidfd == -1
+
+
+async def test_what_a_command_starts_may_outlive_it(worker: Worker, pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    go_on, starter = socket.socketpair()
+    with go_on, starter:
+        passed = [go_on.fileno(), write]
+        left = f"(read line <&{passed[0]}; echo $line >&{write}) > /dev/null 2>&1 &"
+        await worker.run_process(["bash", "-c", left], pass_fds=passed)
+        starter.send(b"still here\n")
+    os.close(write)
+    assert await read_all(read) == b"still here\n"
+
+
+async def test_zombies_do_not_pile_up(worker: Worker) -> None:
+    for _ in range(5):
+        await worker.run_process("true & (true &) ; exit 0")
+    await until(lambda: not Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text())

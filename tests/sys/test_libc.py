@@ -1,0 +1,99 @@
+"""System calls through the C library: what they are called, and how their refusals look."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+
+import pytest
+
+from aions._sys import libc
+from aions._sys.libc import KernelError
+from tests.worker.apart import apart
+
+NET, USER, TIME = 0x40000000, 0x10000000, 0x80
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (USER, "CLONE_NEWUSER"),
+        (NET, "CLONE_NEWNET"),
+        (TIME, "CLONE_NEWTIME"),
+        (USER | NET, "CLONE_NEWUSER|CLONE_NEWNET"),
+        (NET | TIME, "CLONE_NEWTIME|CLONE_NEWNET"),
+        (0, "0"),
+        (1, "1"),
+    ],
+)
+def test_flags_are_spelt_as_in_c(flags: int, names: str) -> None:
+    assert libc.flag_names(flags) == names
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="os has the flags from Python 3.12")
+def test_flags_are_pythons_own() -> None:
+    for name, value in libc.NAMESPACE_FLAGS.items():
+        assert getattr(os, name) == value
+
+
+@pytest.mark.parametrize("path", [None, "/proc/1/uid_map"])
+def test_a_kernel_error_is_an_os_error_that_knows_its_call(path: str | None) -> None:
+    error = KernelError(errno.EPERM, "unshare(CLONE_NEWNET)", path)
+    assert isinstance(error, OSError)
+    assert (error.errno, error.strerror, error.filename) == (errno.EPERM, "Operation not permitted", path)
+    assert error.call == "unshare(CLONE_NEWNET)"
+    assert str(error).startswith("[Errno 1] Operation not permitted")
+
+
+def test_a_refused_unshare_names_the_call() -> None:
+    with pytest.raises(KernelError) as caught:
+        libc.unshare(1)  # no flag of unshare's
+    assert (caught.value.errno, caught.value.call) == (errno.EINVAL, "unshare(1)")
+
+
+def test_a_refused_setns_names_the_call() -> None:
+    with pytest.raises(KernelError) as caught:
+        libc.setns(-1, NET)
+    assert (caught.value.errno, caught.value.call) == (errno.EBADF, "setns(-1, CLONE_NEWNET)")
+
+
+def test_a_refused_prctl_names_the_call() -> None:
+    with pytest.raises(KernelError) as caught:
+        libc.die_with_parent(12345)
+    assert (caught.value.errno, caught.value.call) == (errno.EINVAL, "prctl(PR_SET_PDEATHSIG, 12345)")
+
+
+def test_a_child_that_dies_with_its_parent_does() -> None:
+    def grandparent() -> None:
+        libc.become_subreaper()
+        reading, writing = os.pipe()
+        parent = os.fork()
+        if parent == 0:
+            child = os.fork()
+            if child == 0:
+                libc.die_with_parent(signal.SIGKILL)
+                os.write(writing, b"%d" % os.getpid())
+                signal.pause()
+            os.read(reading, 0)
+            signal.pause()
+        child = int(os.read(reading, 100))
+        os.kill(parent, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) == -signal.SIGKILL
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    apart(grandparent)
+
+
+def test_a_subreaper_adopts_orphans() -> None:
+    def reaper() -> None:
+        libc.become_subreaper()
+        parent = os.fork()
+        if parent == 0:
+            os._exit(0 if os.fork() else 42)
+        assert os.waitpid(parent, 0)[1] == 0
+        _orphan, status = os.wait()
+        assert os.waitstatus_to_exitcode(status) == 42
+
+    apart(reaper)

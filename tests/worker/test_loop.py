@@ -1,0 +1,296 @@
+"""Every request gets exactly one reply, whatever happens while it is served."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from aions._sys.libc import KernelError
+from aions._wire import codec, fdsocket
+from aions._wire.fdsocket import INLINE_LIMIT, close_all
+from aions._wire.messages import (
+    REPLIES,
+    CallFunction,
+    Done,
+    Failed,
+    Fork,
+    GetNamespaceID,
+    Opened,
+    OpenSocket,
+    Rejected,
+    Reply,
+    Request,
+    SetClockOffset,
+    SetNamespace,
+    SetPropagation,
+    Spawn,
+    Started,
+    Unshare,
+    WriteMap,
+)
+from aions._worker.handlers import HANDLERS
+from aions._worker.loop import Handlers, Home, Server, failure
+from tests.wire.full_table import room_for
+from tests.worker.apart import fork, join
+
+
+def succeed(_server: Server, _request: Request) -> Done:
+    return Done()
+
+
+def be_refused(_server: Server, _request: Request) -> Done:
+    error = KernelError(errno.EPERM, "call(2)", "/some/path")
+    error.hint = "a hint"
+    raise error
+
+
+def fail(_server: Server, _request: Request) -> Done:
+    raise ZeroDivisionError("a bug")
+
+
+def say_nothing(_server: Server, _request: Request) -> None:
+    return None
+
+
+def open_file(_server: Server, _request: Request) -> Opened:
+    return Opened(os.memfd_create("opened"))
+
+
+def count_descriptors(_server: Server, _request: Request) -> Rejected:
+    return Rejected(str(len(os.listdir("/proc/self/fd"))))
+
+
+def send_much(_server: Server, _request: Request) -> Rejected:
+    return Rejected("x" * (INLINE_LIMIT + 1))
+
+
+def fill_the_table(_server: Server, _request: Request) -> Done:
+    FULL.enter_context(room_for(0))
+    return Done()
+
+
+FULL = ExitStack()
+FILL_THE_TABLE = WriteMap(0, "", "", False)
+
+FAKE_HANDLERS: Handlers = {
+    "Unshare": succeed,
+    "SetNamespace": be_refused,
+    "SetPropagation": fail,
+    "OpenSocket": open_file,
+    "GetNamespaceID": count_descriptors,
+    "SetClockOffset": send_much,
+    "CallFunction": succeed,
+    "WriteMap": fill_the_table,
+    "Spawn": HANDLERS["Spawn"],
+}
+
+
+class App:
+    """The app's end of a connection to a worker in a process of its own."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._worker = fork(lambda: self._serve(theirs, handlers))
+
+    def _serve(self, connection: socket.socket, handlers: Handlers) -> None:
+        self.socket.close()
+        Server(connection, Home(), handlers).serve()
+
+    def say(self, data: bytes, descriptors: list[int] | None = None) -> None:
+        self.socket.sendmsg(
+            [data],
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"".join(fd.to_bytes(4, "little") for fd in descriptors))]
+            if descriptors
+            else [],
+        )
+
+    def ask(self, request: Request, request_id: int = 1) -> Reply:
+        """Send a request and return its reply, of which there must be no more than one."""
+        fdsocket.send(self.socket, codec.encode(request_id, request), request.descriptors())
+        replied_id, reply = self.hear()
+        assert replied_id == request_id
+        return reply
+
+    def hear(self) -> tuple[int, Reply]:
+        assert select.select([self.socket], [], [], 2)[0], "no reply"
+        packet = fdsocket.receive(self.socket)
+        assert packet is not None
+        reply = codec.decode(packet, REPLIES)
+        assert select.select([self.socket], [], [], 0)[0] == []
+        return reply
+
+    def leave(self) -> int:
+        """Close the connection, and return the worker's exit status."""
+        self.socket.close()
+        return join(*self._worker)
+
+
+@pytest.fixture
+def app() -> Iterator[App]:
+    app = App(FAKE_HANDLERS)
+    yield app
+    assert app.leave() == 0
+
+
+def test_a_request_that_is_done_is_answered(app: App) -> None:
+    for request_id in (1, 2**40, 7):
+        assert app.ask(Unshare(1), request_id) == Done()
+
+
+def test_a_refusal_of_the_kernel_is_a_reply(app: App) -> None:
+    assert app.ask(SetNamespace(0, 0)) == Failed(errno.EPERM, "call(2)", "/some/path", "a hint")
+    assert app.ask(Unshare(1)) == Done()
+
+
+def test_a_bug_is_a_reply(app: App) -> None:
+    assert app.ask(SetPropagation(0)) == Rejected("ZeroDivisionError: a bug")
+    assert app.ask(Unshare(1)) == Done()
+
+
+def test_a_request_that_nobody_serves_here_is_a_reply(app: App) -> None:
+    assert app.ask(Fork(0, 0)) == Rejected("KeyError: 'Fork'")
+
+
+@pytest.mark.parametrize(
+    ("data", "request_id"),
+    [
+        (b'["Nonsense",17,{}]', 17),
+        (b'["Unshare",17,{"namespaces":"1"}]', 17),
+        (b'["Done",17,{}]', 17),
+        (b"garbage", 0),
+        (b"memfd", 0),
+        (b"x" * (INLINE_LIMIT + 1), 0),
+    ],
+)
+def test_what_is_no_request_is_a_reply(app: App, data: bytes, request_id: int) -> None:
+    before = app.ask(GetNamespaceID(None, "net"))
+    app.say(data, [0, 0])
+    replied_id, reply = app.hear()
+    assert (replied_id, type(reply)) == (request_id, Rejected)
+    assert app.ask(GetNamespaceID(None, "net")) == before
+
+
+def test_descriptors_of_requests_and_of_replies_are_closed(app: App) -> None:
+    before = app.ask(GetNamespaceID(None, "net"))
+    for request in (SetNamespace(0, 0), CallFunction((), None, 0), OpenSocket(0, 0, 0), Fork(0, 0)):
+        close_all(app.ask(request).descriptors())
+    assert app.ask(GetNamespaceID(None, "net")) == before
+
+
+def test_a_long_reply_arrives(app: App) -> None:
+    assert app.ask(SetClockOffset("")) == Rejected("x" * (INLINE_LIMIT + 1))
+
+
+def test_a_reply_that_cannot_be_sent_is_replaced_by_the_reason(app: App) -> None:
+    assert app.ask(FILL_THE_TABLE) == Done()
+    reply = app.ask(SetClockOffset(""))  # whose reply takes a memfd
+    assert isinstance(reply, Failed)
+    assert reply.errno == errno.EMFILE
+    assert app.ask(Unshare(1)) == Done()
+
+
+def test_a_worker_without_room_for_descriptors_says_so(app: App) -> None:
+    assert app.ask(FILL_THE_TABLE) == Done()
+    reply = app.ask(SetNamespace(0, 0), 17)
+    assert isinstance(reply, Failed)
+    assert (reply.errno, reply.call) == (errno.EMFILE, "recvmsg")
+    assert app.ask(Unshare(1)) == Done()
+
+
+def test_a_worker_without_room_for_the_memfd_of_a_long_request_says_so(app: App) -> None:
+    assert app.ask(FILL_THE_TABLE) == Done()
+    fdsocket.send(app.socket, codec.encode(17, SetClockOffset("x" * INLINE_LIMIT)))
+    _request_id, reply = app.hear()
+    assert isinstance(reply, Failed)
+    assert reply.errno == errno.EMFILE
+
+
+def test_a_worker_ends_when_the_app_leaves_without_a_word() -> None:
+    assert App(FAKE_HANDLERS).leave() == 0
+
+
+def test_a_worker_ends_when_the_app_leaves_before_its_reply() -> None:
+    app = App(FAKE_HANDLERS)
+    for number in range(50):
+        fdsocket.send(app.socket, codec.encode(number, Unshare(1)))
+    assert app.leave() == 0
+
+
+def spawn(command: str, lifeline: int) -> Spawn:
+    return Spawn(
+        arguments=("/bin/sh", "-c", command),
+        shell=False,
+        directory=None,
+        environment=dict(os.environ),
+        process_group=os.getpgrp(),
+        new_session=False,
+        user=None,
+        group=None,
+        extra_groups=None,
+        umask=-1,
+        pass_fds=(),
+        exit=lifeline,
+        stdin=0,
+        stdout=1,
+        stderr=2,
+        passed=(),
+    )
+
+
+def test_the_status_of_a_command_comes_through_its_lifeline(app: App) -> None:
+    reading, writing = os.pipe()
+    started = app.ask(spawn("exit 3", writing))
+    os.close(writing)
+    assert [os.read(reading, 100), os.read(reading, 100)] == [b"3", b""]
+    close_all([reading, *started.descriptors()])
+
+
+def test_a_command_whose_lifeline_is_closed_is_killed(app: App) -> None:
+    reading, writing = os.pipe()
+    started = app.ask(spawn("exec sleep 100", writing))
+    assert isinstance(started, Started)
+    close_all([reading, writing])
+    assert select.select([started.pidfd], [], [], 2)[0]
+    os.close(started.pidfd)
+
+
+def test_commands_that_end_do_not_disturb_requests(app: App) -> None:
+    pipes = []
+    for _ in range(20):
+        reading, writing = os.pipe()
+        close_all([writing, *app.ask(spawn("exit 0", writing)).descriptors()])
+        pipes.append(reading)
+        assert app.ask(Unshare(1)) == Done()
+    assert [os.read(reading, 100) for reading in pipes] == [b"0"] * 20
+    close_all(pipes)
+
+
+def test_a_signal_that_python_handles_does_not_end_the_loop(app: App) -> None:
+    pid = app._worker[0]
+    assert app.ask(Unshare(1)) == Done()
+    for _ in range(20):
+        os.kill(pid, signal.SIGCHLD)
+    assert app.ask(Unshare(1)) == Done()
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [
+        (KernelError(errno.EPERM, "setns(3, 0)"), Failed(errno.EPERM, "setns(3, 0)", None, None)),
+        (KernelError(errno.EPERM, "call", "/path"), Failed(errno.EPERM, "call", "/path", None)),
+        (FileNotFoundError(errno.ENOENT, "", "/path"), Failed(errno.ENOENT, "", "/path", None)),
+        (OSError(errno.EIO, "", b"/p\xff"), Failed(errno.EIO, "", "/p\udcff", None)),
+        (OSError(errno.EIO, "", 3), Failed(errno.EIO, "", None, None)),
+        (OSError("no number"), Failed(errno.EIO, "", None, None)),
+    ],
+)
+def test_a_failure_says_what_is_known(error: OSError, failed: Failed) -> None:
+    assert failure(error) == failed
