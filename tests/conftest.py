@@ -68,7 +68,6 @@ def warm_up() -> None:
     for backend in BACKENDS:
         name, options = backend.values[0]
         anyio.run(anyio.sleep, 0, backend=name, backend_options=options)
-    gc.freeze()  # what is imported now need not be searched for garbage after each test
 
 
 @pytest.fixture(autouse=True)
@@ -76,8 +75,8 @@ def leak_check() -> Iterator[None]:
     """Fail a test that leaves descriptors, processes, mounts or links behind, or that moved this process."""
     before = own_state()
     yield
-    gc.collect()
     deadline = time.monotonic() + 2
     while (after := own_state()) != before and time.monotonic() < deadline:
+        gc.collect()
         time.sleep(0.01)
     assert after == before

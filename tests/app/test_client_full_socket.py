@@ -62,6 +62,20 @@ async def test_senders_wait_and_get_through_in_their_order(wire: Wire) -> None:
     assert calls.outcomes == {number: number for number in range(MORE_THAN_FIT)}
 
 
+async def test_a_newcomer_does_not_overtake_those_who_wait(wire: Wire) -> None:
+    client, worker = wire
+    sent = await fill(wire)
+    async with anyio.create_task_group() as tasks:
+        calls = Calls(tasks, client)
+        calls.start(0)
+        await anyio.wait_all_tasks_blocked()
+        for _ in sent:
+            worker.take_now()
+        await client.begin(Unshare(2))
+        assert [(await worker.take())[1] for _ in range(2)] == [GetNamespaceID(0, "net"), Unshare(2)]
+        tasks.cancel_scope.cancel()
+
+
 async def test_the_tests_fill_the_socket(wire: Wire) -> None:
     ids = await fill(wire)
     assert 10 < len(ids) < MORE_THAN_FIT

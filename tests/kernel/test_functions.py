@@ -44,11 +44,13 @@ async def test_arguments_and_results_are_pickled(worker: Worker, value: object) 
     assert repr(first) == repr(second) == repr(value)
 
 
+@on_one_loop
 async def test_keyword_arguments_go_by_partial(worker: Worker) -> None:
     assert await worker.run_sync(partial(called.both, second=2), 1) == (1, 2)
 
 
-async def test_methods_and_lambdas_of_the_standard_library(worker: Worker) -> None:
+@on_one_loop
+async def test_methods_are_called_on_a_copy(worker: Worker) -> None:
     assert await worker.run_sync("a-b".split, "-") == ["a", "b"]
 
 
@@ -57,6 +59,7 @@ async def test_twenty_megabytes_go_there_and_back(worker: Worker) -> None:
     assert await worker.run_sync(called.both, data) == (data, None)
 
 
+@on_one_loop
 async def test_what_a_function_does_to_the_process_stays_done(worker: Worker) -> None:
     directory, mask = os.getcwd(), await worker.run_sync(os.umask, 0o037)
     assert await worker.run_sync(os.umask, mask) == 0o037
@@ -68,6 +71,7 @@ async def test_what_a_function_does_to_the_process_stays_done(worker: Worker) ->
     assert called.STATE == []
 
 
+@on_one_loop
 async def test_a_fork_has_the_state_of_its_worker_and_its_own_from_then_on(worker: Worker) -> None:
     await worker.run_sync(called.remember, 1)
     async with worker.fork() as fork:
@@ -75,23 +79,27 @@ async def test_a_fork_has_the_state_of_its_worker_and_its_own_from_then_on(worke
     assert await worker.run_sync(called.remember, 3) == [1, 3]
 
 
+@on_one_loop
 async def test_workers_do_not_share_state(worker: Worker) -> None:
     async with open_worker() as other:
         assert await worker.run_sync(called.remember, 1) == [1]
         assert await other.run_sync(called.remember, 2) == [2]
 
 
+@on_one_loop
 async def test_a_function_can_use_aions_itself(worker: Worker) -> None:
     assert await worker.run_sync(called.aions_sees, "net") == repr(Namespace.NETWORK)
     assert await worker.run_sync(os.getpid) == worker.pid
 
 
+@on_one_loop
 async def test_a_function_can_run_processes(worker: Worker) -> None:
     done = await worker.run_sync(partial(subprocess.run, ["echo", "inside"], capture_output=True, text=True))
     assert done.stdout == "inside\n"
     assert await worker.run_sync(os.system, "exit 3") == 3 << 8
 
 
+@on_one_loop
 async def test_an_exception_brings_its_way_through_the_worker(worker: Worker) -> None:
     with pytest.raises(LookupError, match="not there") as caught:
         await worker.run_sync(called.fail, "not there")
@@ -103,6 +111,7 @@ async def test_an_exception_brings_its_way_through_the_worker(worker: Worker) ->
     assert frames[-1] == f'  File "{called.__file__}", line {line}, in fail'
 
 
+@on_one_loop
 async def test_an_os_error_keeps_its_class_and_its_numbers(worker: Worker) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         await worker.run_sync(os.stat, "/no/such/file")

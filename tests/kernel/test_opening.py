@@ -29,6 +29,7 @@ from tests.kernel.targets import (
     KINDS,
     has_ended,
     has_processes,
+    is_gone,
     name_of,
     names_of,
     on_one_loop,
@@ -55,6 +56,7 @@ async def test_a_plain_worker_is_where_the_app_is() -> None:
 
 
 @pytest.mark.parametrize("unshare", [Namespace(0), (), []], ids=repr)
+@on_one_loop
 async def test_no_namespaces_can_be_asked_for_in_any_form(unshare: Namespace | list[Namespace]) -> None:
     async with open_worker(unshare=unshare) as worker:
         assert names_of(worker.pid) == names_of("self")
@@ -87,6 +89,7 @@ async def test_a_worker_is_inside_all_eight() -> None:
         }
 
 
+@on_one_loop
 async def test_pid_and_pidfd_are_of_the_worker_as_the_app_sees_it() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.PID) as worker:
         assert status_field(worker.pid, "NSpid").split() == [str(worker.pid), "1"]
@@ -105,17 +108,20 @@ async def test_the_apps_user_is_root_inside() -> None:
 
 
 @pytest.mark.root
+@on_one_loop
 async def test_root_keeps_setgroups() -> None:
     async with open_worker(unshare=Namespace.USER) as worker:
         assert map_of(worker.pid, "setgroups") == ["allow"]
 
 
 @pytest.mark.plain_user
+@on_one_loop
 async def test_setgroups_is_denied_to_a_plain_user() -> None:
     async with open_worker(unshare=Namespace.USER) as worker:
         assert map_of(worker.pid, "setgroups") == ["deny"]
 
 
+@on_one_loop
 async def test_empty_mappings_leave_the_maps_unwritten() -> None:
     async with open_worker(unshare=Namespace.USER, user_mappings=(), group_mappings=()) as worker:
         assert map_of(worker.pid, "uid_map") == map_of(worker.pid, "gid_map") == []
@@ -123,6 +129,7 @@ async def test_empty_mappings_leave_the_maps_unwritten() -> None:
         assert (await worker.run_sync(os.getuid)) == 5
 
 
+@on_one_loop
 async def test_each_map_can_be_chosen_for_itself() -> None:
     async with open_worker(unshare=Namespace.USER, user_mappings=[UserMapping(1234, os.geteuid(), 1)]) as worker:
         assert await worker.run_sync(os.getresuid) == (1234, 1234, 1234)
@@ -133,6 +140,7 @@ async def test_each_map_can_be_chosen_for_itself() -> None:
 
 
 @pytest.mark.root
+@on_one_loop
 async def test_root_opens_a_worker_with_many_mappings() -> None:
     users = [UserMapping(0, 100_000, 1000), UserMapping(1000, 0, 1)]
     groups = [GroupMapping(0, 100_000, 1000), GroupMapping(1000, 0, 1)]
@@ -142,6 +150,7 @@ async def test_root_opens_a_worker_with_many_mappings() -> None:
 
 
 @pytest.mark.parametrize("mappings", ["user_mappings", "group_mappings"])
+@on_one_loop
 async def test_mappings_need_a_user_namespace(mappings: str) -> None:
     with pytest.raises(ValueError, match=r"add Namespace\.USER"):
         async with open_worker(unshare="net", **{mappings: ()}):
@@ -174,12 +183,14 @@ async def test_processes_in_a_pid_namespace_end_with_its_first() -> None:
 
 
 @pytest.mark.needs("time_namespaces")
+@on_one_loop
 async def test_the_clocks_of_a_worker_are_fixed_when_it_is_inside() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.TIME) as worker:
         with pytest.raises(PermissionError, match="timens_offsets"):
             await worker.set_clock_offset(Clock.MONOTONIC, 1)
 
 
+@on_one_loop
 async def test_what_is_mounted_inside_does_not_appear_outside(tmp_path: Path) -> None:
     before = mounts_of("self")
     async with open_worker(unshare=Namespace.USER | Namespace.MOUNT) as worker:
@@ -316,12 +327,14 @@ async def test_fifty_tasks_have_fifty_workers_in_namespaces_of_their_own() -> No
     assert names_of("self") == before
 
 
+@on_one_loop
 async def test_a_fork_is_where_its_worker_is() -> None:
     async with open_worker(unshare=EVERY_KIND) as worker, worker.fork() as fork:
         assert names_of(fork.pid) == names_of(worker.pid)
         assert status_field(fork.pid, "NSpid").split() == [str(fork.pid), str(await fork.run_sync(os.getpid))]
 
 
+@on_one_loop
 async def test_a_fork_and_its_worker_go_separate_ways() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.NETWORK) as worker, worker.fork() as fork:
         await fork.unshare(Namespace.NETWORK)
@@ -329,6 +342,7 @@ async def test_a_fork_and_its_worker_go_separate_ways() -> None:
         await worker.run_process(["true"])
 
 
+@on_one_loop
 async def test_the_first_fork_after_unshare_is_the_first_process() -> None:
     async with open_worker() as worker:
         await worker.unshare(Namespace.USER | Namespace.PID)
@@ -365,6 +379,7 @@ async def test_closing_leaves_no_process_and_no_namespace() -> None:
     await until(lambda: not any(map(has_processes, names)))
 
 
+@on_one_loop
 async def test_what_commands_left_running_ends_with_the_worker() -> None:
     async with open_worker() as worker:
         left = await worker.run_process("sleep 600 > /dev/null 2>&1 & echo $!")
@@ -377,6 +392,7 @@ async def test_what_commands_left_running_ends_with_the_worker() -> None:
             os.close(pidfd)
 
 
+@on_one_loop
 async def test_a_namespace_lives_on_where_something_outside_holds_it() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.NETWORK) as worker:
         found = await worker.get_namespace_id(None, Namespace.NETWORK)
@@ -447,6 +463,7 @@ async def test_bad_mappings_leave_nothing_half_made() -> None:
     [(Namespace.NETWORK, None), (EVERY_KIND, [UserMapping(0, 0, 1)]), (Namespace.USER, [UserMapping(0, os.geteuid(), 2)])],
     ids=["unshare", "another's id", "too many ids"],
 )
+@on_one_loop
 async def test_refusals_leave_nothing_half_made(unshare: Namespace, mappings: list[UserMapping] | None) -> None:
     async with open_worker() as bystander:
         with pytest.raises(PermissionError):

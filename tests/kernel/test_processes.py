@@ -104,12 +104,14 @@ async def test_it_is_what_anyio_does(worker: Worker, command: Any, options: dict
     assert (there.returncode, there.stdout, there.stderr) == (here.returncode, here.stdout, here.stderr)
 
 
+@on_one_loop
 async def test_a_command_runs_where_the_worker_is(worker: Worker) -> None:
     for kind in (Namespace.USER, Namespace.MOUNT, Namespace.PID, Namespace.NETWORK):
         inside = await worker.run_process(["readlink", f"/proc/self/ns/{kind.kernel_name}"])
         assert inside.stdout.decode().strip() == name_of(worker.pid, kind)
 
 
+@on_one_loop
 async def test_a_status_other_than_zero_is_an_error(worker: Worker) -> None:
     with pytest.raises(CalledProcessError) as caught:
         await worker.run_process("echo out; echo err >&2; exit 9")
@@ -122,6 +124,7 @@ async def test_input_that_nobody_reads(worker: Worker) -> None:
     assert (await worker.run_process("echo done", input=b"a" * 1_000_000)).stdout == b"done\n"
 
 
+@on_one_loop
 async def test_input_and_outputs_can_be_files(worker: Worker, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("from the file\n")
     with open(tmp_path / "in") as stdin, open(tmp_path / "out", "wb") as stdout, open(tmp_path / "err", "wb") as stderr:
@@ -131,6 +134,7 @@ async def test_input_and_outputs_can_be_files(worker: Worker, tmp_path: Path) ->
     assert (tmp_path / "err").read_text() == "error\n"
 
 
+@on_one_loop
 async def test_outputs_can_share_a_file(worker: Worker, tmp_path: Path) -> None:
     with open(tmp_path / "out", "wb") as stdout:
         await worker.run_process("echo one; echo two >&2; echo three", stdout=stdout, stderr=STDOUT)
@@ -151,12 +155,14 @@ async def test_none_means_the_apps_own_streams(tmp_path: Path) -> None:
     assert run_script(tmp_path, program, under=["sh", "-c", 'echo typed | "$@" 2>&1', "sh"]) == ["typed", "error"]
 
 
+@on_one_loop
 async def test_the_environment_is_the_apps_of_that_moment(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("first", "second"):
         monkeypatch.setenv("AIONS_TEST_CHANGING", value)
         assert (await worker.run_process("echo $AIONS_TEST_CHANGING")).stdout.decode().strip() == value
 
 
+@on_one_loop
 async def test_the_directory_is_looked_up_where_the_worker_is(tmp_path: Path) -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.MOUNT) as worker:
         await worker.run_sync(called.mount_tmpfs, str(tmp_path))
@@ -187,6 +193,7 @@ async def test_commands_run_side_by_side(worker: Worker, pipe: tuple[int, int]) 
     assert sorted(statuses) == list(range(10))
 
 
+@on_one_loop
 async def test_a_command_has_its_streams_and_what_was_passed(worker: Worker, pipe: tuple[int, int]) -> None:
     inheritable, _ = pipe
     os.set_inheritable(inheritable, True)
@@ -198,12 +205,14 @@ async def test_a_command_has_its_streams_and_what_was_passed(worker: Worker, pip
     assert sorted(map(int, listed.stdout.split())) == [0, 1, 2, 3, 77]  # 3 is the directory that ls reads
 
 
+@on_one_loop
 async def test_passed_descriptors_keep_their_numbers(worker: Worker, pipe: tuple[int, int]) -> None:
     read, write = pipe
     await worker.run_process(["bash", "-c", f"echo through {write} >&{write}"], pass_fds=(write,))
     assert os.read(read, 100) == f"through {write}\n".encode()
 
 
+@on_one_loop
 async def test_passing_a_descriptor_leaves_it_as_it_was(worker: Worker, pipe: tuple[int, int]) -> None:
     await worker.run_process(["true"], pass_fds=pipe)
     assert not any(map(os.get_inheritable, pipe))
@@ -268,6 +277,7 @@ async def test_a_descriptor_may_be_passed_twice(tmp_path: Path) -> None:
     assert run_script(tmp_path, COLLIDING.replace("{act}", act)) == ["passed nothing", "the worker works", "status 3"]
 
 
+@on_one_loop
 async def test_the_standard_streams_may_be_passed(worker: Worker) -> None:
     assert (await worker.run_process("echo out; echo err >&2", pass_fds=[0, 1, 2])).stdout == b"out\n"
 
@@ -301,18 +311,21 @@ async def test_commands_have_default_signals_whatever_the_app_ignores_and_blocks
     assert run_script(tmp_path, IGNORED) == [default, "-15"] * 2
 
 
+@on_one_loop
 async def test_a_command_is_in_the_apps_process_group_and_session(at_home: Worker) -> None:
     async with await at_home.open_process(["cat"]) as process:
         assert os.getpgid(process.pid) == os.getpgrp()
         assert os.getsid(process.pid) == os.getsid(0)
 
 
+@on_one_loop
 async def test_a_command_can_have_a_session_of_its_own(worker: Worker) -> None:
     async with await worker.open_process(["cat"], start_new_session=True) as process:
         assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
 
 
 @pytest.mark.parametrize("namespaces", [Namespace.PID, Namespace.TIME, Namespace.PID | Namespace.NETWORK], ids=str)
+@on_one_loop
 async def test_commands_run_after_unshare_made_a_namespace_for_them(namespaces: Namespace) -> None:
     async with open_worker(unshare=Namespace.USER) as worker:
         await worker.unshare(namespaces)
@@ -322,6 +335,7 @@ async def test_commands_run_after_unshare_made_a_namespace_for_them(namespaces: 
 
 
 @pytest.mark.root
+@on_one_loop
 async def test_a_command_can_run_as_another_user(at_home: Worker) -> None:
     command = "id -u; id -g; id -G"
     by_number = await at_home.run_process(command, user=65534, group=12345, extra_groups=[7, 8])
@@ -333,12 +347,14 @@ async def test_a_command_can_run_as_another_user(at_home: Worker) -> None:
 
 
 @pytest.mark.plain_user
+@on_one_loop
 async def test_a_plain_user_cannot_run_a_command_as_another(at_home: Worker) -> None:
     with pytest.raises(PermissionError):
         await at_home.run_process(["true"], user=0)
     assert (await at_home.run_process(["true"])).returncode == 0
 
 
+@on_one_loop
 async def test_unknown_names_of_users_are_refused_here(at_home: Worker) -> None:
     for names in ({"user": "no-such-user"}, {"group": "no-such-group"}, {"extra_groups": ["no-such-group"]}):
         with pytest.raises(KeyError, match="no-such"):

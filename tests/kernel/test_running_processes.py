@@ -15,7 +15,7 @@ import pytest
 from anyio.streams.text import TextReceiveStream
 
 from aions import Namespace, Process, Worker, WorkerDied, open_worker
-from tests.kernel.targets import has_ended, status_field, until
+from tests.kernel.targets import has_ended, on_one_loop, status_field, until
 
 
 @pytest.fixture(params=["home", "inside"])
@@ -73,6 +73,7 @@ async def test_streams_are_anyios(worker: Worker) -> None:
         assert "".join([text async for text in TextReceiveStream(process.stdout)]) == "grüß\ndich\n"
 
 
+@on_one_loop
 async def test_streams_that_are_not_pipes_are_none(worker: Worker) -> None:
     async with await worker.open_process(["true"], stdin=DEVNULL, stdout=DEVNULL, stderr=STDOUT) as process:
         assert (process.stdin, process.stdout, process.stderr) == (None, None, None)
@@ -108,6 +109,7 @@ async def test_two_tasks_cannot_read_one_stream(worker: Worker) -> None:
         tasks.cancel_scope.cancel()
 
 
+@on_one_loop
 async def test_pid_and_pidfd_are_of_the_command_as_the_app_sees_it(worker: Worker) -> None:
     async with await worker.open_process(["cat"]) as process:
         assert status_field(process.pid, "NSpid").split()[0] == str(process.pid)
@@ -120,6 +122,7 @@ SIGNALS = {"terminate": signal.SIGTERM, "kill": signal.SIGKILL}
 
 
 @pytest.mark.parametrize("method", SIGNALS)
+@on_one_loop
 async def test_a_command_can_be_ended(worker: Worker, method: str) -> None:
     async with await worker.open_process(["sleep", "600"]) as process:
         getattr(process, method)()
@@ -128,6 +131,7 @@ async def test_a_command_can_be_ended(worker: Worker, method: str) -> None:
     getattr(process, method)()
 
 
+@on_one_loop
 async def test_signals_reach_a_command(worker: Worker) -> None:
     command = ["sh", "-c", "trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.01; done"]
     async with await worker.open_process(command) as process:
@@ -210,6 +214,7 @@ async def test_a_process_ends_with_its_worker(worker: Worker) -> None:
     assert process.pidfd == -1
 
 
+@on_one_loop
 async def test_what_a_command_starts_may_outlive_it(worker: Worker, pipe: tuple[int, int]) -> None:
     read, write = pipe
     go_on, starter = socket.socketpair()
@@ -222,6 +227,7 @@ async def test_what_a_command_starts_may_outlive_it(worker: Worker, pipe: tuple[
     assert await read_all(read) == b"still here\n"
 
 
+@on_one_loop
 async def test_zombies_do_not_pile_up(worker: Worker) -> None:
     for _ in range(5):
         await worker.run_process("true & (true &) ; exit 0")

@@ -84,6 +84,7 @@ async def test_root_needs_no_user_namespace(kind: Namespace) -> None:
     assert {other for other, name in names_of("self").items() if inside[other] != name} == {kind}
 
 
+@on_one_loop
 async def test_unshare_makes_all_eight_at_once() -> None:
     async with open_worker() as worker:
         await worker.unshare(EVERY_KIND)
@@ -101,6 +102,7 @@ async def test_unshare_makes_all_eight_at_once() -> None:
     ],
     ids=["union", "names", "generator", "mixed"],
 )
+@on_one_loop
 async def test_namespaces_can_be_named_in_every_form(namespaces: Callable[[], Namespace | Iterable[Namespace | str]]) -> None:
     async with open_worker() as worker:
         await worker.unshare(namespaces())
@@ -109,6 +111,7 @@ async def test_namespaces_can_be_named_in_every_form(namespaces: Callable[[], Na
     assert {kind for kind, name in names_of("self").items() if inside[kind] != name} == wanted
 
 
+@on_one_loop
 async def test_new_pid_and_time_namespaces_are_for_what_the_worker_starts() -> None:
     async with open_worker(unshare=Namespace.USER) as worker:
         await worker.unshare(Namespace.PID | Namespace.TIME)
@@ -119,6 +122,7 @@ async def test_new_pid_and_time_namespaces_are_for_what_the_worker_starts() -> N
                 assert name_of(fork.pid, kind) != name_of("self", kind)
 
 
+@on_one_loop
 async def test_a_refused_unshare_makes_none_of_its_namespaces() -> None:
     async with open_worker(unshare=Namespace.USER) as worker:
         await worker.unshare(Namespace.PID)
@@ -161,6 +165,7 @@ async def test_root_enters_each_kind_alone(kind: Namespace) -> None:
             assert await names_inside(worker) == names_of(pid)
 
 
+@on_one_loop
 async def test_enter_namespace_enters_all_eight_at_once() -> None:
     with target_as_root(EVERY_KIND) as pid:
         async with open_worker() as worker:
@@ -170,6 +175,7 @@ async def test_enter_namespace_enters_all_eight_at_once() -> None:
         assert inside == names_in(nsenter) == names_of(pid)
 
 
+@on_one_loop
 async def test_namespaces_are_entered_one_after_another_from_inside_their_user_namespace() -> None:
     with target_as_root(EVERY_KIND) as pid:
         async with open_worker() as worker:
@@ -178,6 +184,7 @@ async def test_namespaces_are_entered_one_after_another_from_inside_their_user_n
             assert await names_inside(worker) == names_of(pid)
 
 
+@on_one_loop
 async def test_a_refused_enter_namespace_enters_none() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.UTS) as worker, worker.fork() as other:
         await other.unshare(Namespace.UTS)
@@ -189,6 +196,7 @@ async def test_a_refused_enter_namespace_enters_none() -> None:
         assert name_of(worker.pid, Namespace.UTS) == name_of(other.pid, Namespace.UTS)
 
 
+@on_one_loop
 async def test_enter_namespace_by_pidfd_takes_pids_as_the_app_sees_them() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.PID | Namespace.NETWORK) as worker, worker.fork() as other:
         await other.unshare(Namespace.NETWORK)
@@ -217,6 +225,7 @@ async def test_set_namespace_takes_a_descriptor_of_a_namespace(kind: Namespace) 
         assert inside == {**names_of("self"), kind: name_of(pid, kind), Namespace.USER: name_of(pid, Namespace.USER)}
 
 
+@on_one_loop
 async def test_set_namespace_takes_a_pidfd() -> None:
     with target_as_root(EVERY_KIND) as pid:
         pidfd = os.pidfd_open(pid)
@@ -230,6 +239,7 @@ async def test_set_namespace_takes_a_pidfd() -> None:
         assert inside == names_of("self") | joined
 
 
+@on_one_loop
 async def test_set_namespace_enters_a_namespace_that_has_no_process() -> None:
     with target_as_root(Namespace.NETWORK) as pid:
         user, network = (os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "net"))
@@ -244,6 +254,7 @@ async def test_set_namespace_enters_a_namespace_that_has_no_process() -> None:
         os.close(network)
 
 
+@on_one_loop
 async def test_a_descriptor_that_set_namespace_took_remains_the_callers() -> None:
     with target_as_root(Namespace.UTS) as pid, open(f"/proc/{pid}/ns/user") as user:
         async with open_worker() as first, open_worker() as second:
@@ -253,6 +264,7 @@ async def test_a_descriptor_that_set_namespace_took_remains_the_callers() -> Non
 
 
 @pytest.mark.root
+@on_one_loop
 async def test_the_way_back_is_a_descriptor_of_where_the_worker_was() -> None:
     with open("/proc/self/ns/net") as home:
         async with open_worker(unshare=Namespace.NETWORK) as worker:
@@ -272,6 +284,7 @@ async def test_functions_and_methods_identify_alike(seed: Seed) -> None:
             assert found == await seed.get_namespace_id(pid, kind.kernel_name)
 
 
+@on_one_loop
 async def test_none_identifies_where_the_worker_is() -> None:
     async with open_worker(unshare=EVERY_KIND) as worker:
         for kind in KINDS:
@@ -280,6 +293,7 @@ async def test_none_identifies_where_the_worker_is() -> None:
             assert str(found) == name_of(worker.pid, kind) != name_of("self", kind)
 
 
+@on_one_loop
 async def test_an_id_is_never_used_again_where_the_kernel_has_them() -> None:
     ids = []
     async with open_worker(unshare=Namespace.USER) as worker:
@@ -299,6 +313,7 @@ async def test_functions_and_methods_write_maps_alike(seed: Seed) -> None:
     assert (await seed.run_process(command)).stdout.split() == [b"7", b"8", b"deny"]
 
 
+@on_one_loop
 async def test_maps_are_written_for_a_process_that_unshare_made() -> None:
     with target(Namespace.USER) as pid:
         assert map_of(pid, "uid_map") == map_of(pid, "gid_map") == []
@@ -312,6 +327,7 @@ async def test_maps_are_written_for_a_process_that_unshare_made() -> None:
 
 
 @pytest.mark.root
+@on_one_loop
 async def test_root_writes_maps_of_many_lines_and_keeps_setgroups() -> None:
     with target(Namespace.USER) as pid:
         async with open_worker() as worker:
@@ -325,6 +341,7 @@ async def test_root_writes_maps_of_many_lines_and_keeps_setgroups() -> None:
 
 
 @pytest.mark.root
+@on_one_loop
 async def test_root_maps_the_worker_itself_with_many_lines() -> None:
     async with open_worker() as worker:
         await worker.unshare(Namespace.USER)
@@ -333,6 +350,7 @@ async def test_root_maps_the_worker_itself_with_many_lines() -> None:
 
 
 @pytest.mark.plain_user
+@on_one_loop
 async def test_a_plain_user_has_to_deny_setgroups_to_map_groups() -> None:
     async with open_worker() as worker:
         await worker.unshare(Namespace.USER)
@@ -343,6 +361,7 @@ async def test_a_plain_user_has_to_deny_setgroups_to_map_groups() -> None:
 
 
 @pytest.mark.plain_user
+@on_one_loop
 async def test_a_plain_user_maps_one_id_and_its_own() -> None:
     async with open_worker() as worker:
         await worker.unshare(Namespace.USER)
@@ -359,6 +378,7 @@ async def mapped_to_root_inside(worker: Worker) -> None:
     await worker.write_group_mappings(None, [GroupMapping(0, 0, 1)], deny_setgroups=True)
 
 
+@on_one_loop
 async def test_user_namespaces_nest_in_a_fork() -> None:
     async with open_worker(unshare=Namespace.USER) as outer, outer.fork() as inner:
         await inner.unshare(Namespace.USER)
@@ -368,6 +388,7 @@ async def test_user_namespaces_nest_in_a_fork() -> None:
         assert len(names) == 3
 
 
+@on_one_loop
 async def test_user_namespaces_nest_in_one_worker() -> None:
     async with open_worker(unshare=Namespace.USER) as worker:
         for _ in range(3):
@@ -379,6 +400,7 @@ async def test_user_namespaces_nest_in_one_worker() -> None:
 
 
 @pytest.mark.root
+@on_one_loop
 async def test_a_fork_gets_a_map_of_many_lines_from_the_worker_that_it_was_forked_from() -> None:
     mappings = [UserMapping(0, 0, 10)]
     async with open_worker(unshare=Namespace.USER, user_mappings=mappings) as outer, outer.fork() as inner:
@@ -404,6 +426,7 @@ async def test_functions_and_methods_set_clock_offsets_alike(seed: Seed) -> None
 
 
 @pytest.mark.needs("time_namespaces")
+@on_one_loop
 async def test_clock_offsets_stand_in_proc() -> None:
     async with open_worker() as worker:
         await worker.unshare([Namespace.USER, Namespace.TIME])
@@ -414,6 +437,7 @@ async def test_clock_offsets_stand_in_proc() -> None:
 
 
 @pytest.mark.needs("time_namespaces")
+@on_one_loop
 async def test_a_worker_that_enters_a_time_namespace_reads_its_clocks() -> None:
     with target(Namespace.USER | Namespace.TIME, "--map-root-user", "--monotonic", "4000", "--boottime", "90000") as pid:
         async with open_worker() as worker:

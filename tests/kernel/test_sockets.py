@@ -77,11 +77,13 @@ async def test_a_socket_is_of_the_kind_that_was_asked_for(
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == protocol
 
 
+@on_one_loop
 async def test_the_default_is_tcp(worker: Worker) -> None:
     with await worker.socket() as sock:
         assert (sock.family, sock.type, sock.proto) == (socket.AF_INET, socket.SOCK_STREAM, 0)
 
 
+@on_one_loop
 async def test_a_socket_is_non_blocking_and_close_on_exec(worker: Worker) -> None:
     for flags in (0, socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC):
         with await worker.socket(type=socket.SOCK_STREAM | flags) as sock:
@@ -91,11 +93,13 @@ async def test_a_socket_is_non_blocking_and_close_on_exec(worker: Worker) -> Non
             assert fcntl.fcntl(sock.fileno(), fcntl.F_GETFD) & fcntl.FD_CLOEXEC
 
 
+@on_one_loop
 async def test_a_socket_is_of_the_workers_network(worker: Worker) -> None:
     with await worker.socket() as sock, socket.socket() as own:
         assert cookie(sock) == await network(worker) != cookie(own)
 
 
+@on_one_loop
 async def test_the_function_takes_the_current_worker() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.NETWORK) as worker:
         with await aions.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
@@ -208,6 +212,7 @@ async def test_trio_takes_the_sockets(worker: Worker) -> None:
             assert await accepted.recv(100) == b"hello"
 
 
+@on_one_loop
 async def test_a_socket_outlives_its_worker() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.NETWORK) as worker:
         sock = await worker.socket()
@@ -217,6 +222,7 @@ async def test_a_socket_outlives_its_worker() -> None:
         sock.bind(("127.0.0.1", 80))
 
 
+@on_one_loop
 async def test_a_socket_of_a_namespace_that_aions_did_not_make() -> None:
     with target_as_root(Namespace.NETWORK) as pid:
         async with open_worker() as worker:
@@ -225,6 +231,7 @@ async def test_a_socket_of_a_namespace_that_aions_did_not_make() -> None:
                 assert cookie(sock) == await network(worker) != cookie(own)
 
 
+@on_one_loop
 async def test_the_same_port_is_free_in_each_namespace(worker: Worker) -> None:
     async with worker.fork() as other:
         await other.unshare(Namespace.NETWORK)
@@ -235,6 +242,7 @@ async def test_the_same_port_is_free_in_each_namespace(worker: Worker) -> None:
                 second.bind(("0.0.0.0", 80))
 
 
+@on_one_loop
 async def test_raw_sockets_of_the_hosts_network_are_refused() -> None:
     async with open_worker(unshare=Namespace.USER) as worker:
         call = f"socket({int(socket.AF_INET)}, {int(socket.SOCK_RAW)}, {socket.IPPROTO_ICMP})"

@@ -287,10 +287,10 @@ def test_a_memfd_that_is_missing_is_refused(pair: Pair) -> None:
 
 def test_a_memfd_beyond_the_largest_is_refused_unread(pair: Pair) -> None:
     memfd = os.memfd_create("sparse")
-    os.ftruncate(memfd, 2**45)
+    os.ftruncate(memfd, LARGEST + 1)
     say(pair[0], b"memfd", [memfd])
     os.close(memfd)
-    with pytest.raises(ProtocolError, match=f"memfd of {2**45} bytes"):
+    with pytest.raises(ProtocolError, match=f"memfd of {LARGEST + 1} bytes"):
         receive(pair[1])
 
 
