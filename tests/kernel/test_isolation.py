@@ -73,26 +73,24 @@ def test_user_namespaces_are_made_beside_busy_threads(backend: str) -> None:
         assert app.left_after(1) == []
 
 
-async def test_a_user_namespace_is_made_right_after_a_function_that_used_a_thread() -> None:
-    """A thread that was joined still counts for a moment, and the kernel says EINVAL."""
-    code = "import threading\nthread = threading.Thread(target=int)\nthread.start()\nthread.join()"
+async def leave_a_thread(worker: Worker, seconds: float) -> None:
+    code = f"import threading, time\nthreading.Thread(target=time.sleep, args=({seconds},), daemon=True).start()"
+    await worker.run_sync(exec, code)
+
+
+async def test_a_user_namespace_is_made_once_the_threads_of_a_function_are_gone() -> None:
+    """A thread that was joined still counts for a moment, and the kernel says EINVAL; one that is about to end, for longer."""
     app = await get_namespace_id(os.getpid(), Namespace.USER)
     for _ in range(times("unshare after a thread")):
         async with open_worker() as worker:
-            await worker.run_sync(exec, code)
+            await leave_a_thread(worker, 0.01)
             await worker.unshare(Namespace.USER)
             assert await worker.get_namespace_id(None, Namespace.USER) != app
 
 
-async def leave_a_thread(worker: Worker) -> None:
-    await worker.run_sync(
-        exec, "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"
-    )
-
-
 async def test_a_thread_that_a_function_leaves_is_named_in_the_refusal() -> None:
     async with open_worker() as worker:
-        await leave_a_thread(worker)
+        await leave_a_thread(worker, 1000)
         with pytest.raises(OSError, match="Invalid argument") as caught:
             await worker.unshare(Namespace.USER)
         assert any("2 threads" in note and "exec" in note for note in caught.value.__notes__)

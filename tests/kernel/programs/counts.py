@@ -19,7 +19,7 @@ _EVERYDAY = {
     "loops in one program": 20,  #       500                    25
     "threads that end": 5,  #            100                    20
     "unshare beside threads": 40,  #     334 (1,000 in all)      9
-    "unshare after a thread": 30,  #     334 (1,000 in all)     12
+    "unshare after a thread": 10,  #     334 (1,000 in all)     34
     "interrupts": 1,  #                   34 (100 in all)       34
     "cancellations": 2000,  #         10,000                     5
     "cancelled openings": 70,  #       1,000                    15
