@@ -21,7 +21,7 @@ def spawn(server: Server, request: Spawn) -> int:
         command = _started(server, request)
     finally:
         if request.pass_fds:
-            server.watch_children()
+            server.watch_children_again()
     server.children.add(command.pid, request.exit, command)
     return command.pid
 

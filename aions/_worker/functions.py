@@ -40,7 +40,7 @@ def call(server: Server, request: CallFunction) -> Called:
 
 def _recover(server: Server) -> None:
     """Put right what a function may have changed under the loop."""
-    server.watch_children()
+    server.watch_children_again()
     libc.die_with_parent(signal.SIGKILL)
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -69,20 +69,21 @@ class Server:
         self.poller.register(self._sigchld, select.POLLIN)
 
     def watch_children(self) -> None:
-        """Have SIGCHLD wake the loop, and wake it once, for what it may have missed.
-
-        Done again after a user's function, which may have changed it.
-        """
+        """Have SIGCHLD wake the loop."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._sigchld_writer, warn_on_full_buffer=False)
-        try:
-            os.write(self._sigchld_writer, b"\0")
-        except BlockingIOError:
-            pass  # full, so it will wake
 
     def ignore_children(self) -> None:
         """Stop that for a while."""
         signal.set_wakeup_fd(-1)
+
+    def watch_children_again(self) -> None:
+        """Have SIGCHLD wake the loop again, and wake it once, for what it may have missed."""
+        self.watch_children()
+        try:
+            os.write(self._sigchld_writer, b"\0")
+        except BlockingIOError:
+            pass  # full, so it will wake
 
     def serve(self) -> NoReturn:
         """Serve until the app goes away.

@@ -71,13 +71,13 @@ def conditions(backend: Backend, rounds: int) -> str:
 
 async def main(backend: Backend, rounds: int, only: str) -> None:
     write = sys.stdout.write
-    write(conditions(backend, rounds))
-    write(line("case", "aions ms", "against", "ms", "ratio", "aim", ""))
-    write(line("---", "---:", "---", "---:", "---:", "---:", "---"))
     async with all_cases(backend) as cases:
         chosen = [case for case in cases if only in case.name]
         if not chosen:
             sys.exit(f"no case has {only!r} in its name")
+        write(conditions(backend, rounds))
+        write(line("case", "aions ms", "against", "ms", "ratio", "aim", ""))
+        write(line("---", "---:", "---", "---:", "---:", "---:", "---"))
         to_measure = [case for case in chosen if case.left_out is None]
         for case, (ours, peer) in zip(to_measure, await measure(to_measure, rounds), strict=True):
             write(row(case, ours, peer))

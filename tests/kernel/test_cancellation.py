@@ -317,3 +317,16 @@ async def test_a_cancelled_command_is_killed() -> None:
         assert time.monotonic() - before < 1
         wait_until(lambda: not children(worker.pid), 1)
         assert children(worker.pid) == []
+
+
+@pytest.mark.parametrize("what", ["command", "fork"])
+async def test_what_starts_after_its_call_was_cancelled_is_ended(what: str) -> None:
+    async with open_worker() as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        with anyio.move_on_after(0.01) as scope:
+            await (worker.run_process(["sleep", "1000"]) if what == "command" else worker.fork().__aenter__())
+        assert scope.cancelled_caught
+        os.kill(worker.pid, signal.SIGCONT)
+        assert await worker.get_namespace_id(None, "net")
+        wait_until(lambda: not children(worker.pid), 1)
+        assert children(worker.pid) == []
