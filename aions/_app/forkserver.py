@@ -47,7 +47,7 @@ async def _reaped(launcher: subprocess.Popen[bytes]) -> None:
     """Wait for the launcher without blocking the loop, and whoever else may collect it (an `os.wait()` in the app)."""
     try:
         pidfd = os.pidfd_open(launcher.pid)
-    except ProcessLookupError:
+    except OSError:  # collected by another already, or no room for a descriptor: it takes a few milliseconds
         launcher.wait()
         return
     try:

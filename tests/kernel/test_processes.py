@@ -292,12 +292,14 @@ IGNORED = """
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGCHLD, signal.SIGALRM])
+    libc_owns = 3 << 31  # signals 32 and 33: posix_spawn(3) leaves them ignored, and no program can say otherwise
 
     async def main():
         for unshare in ((), Namespace.USER | Namespace.PID):
             async with open_worker(unshare=unshare) as worker:
                 result = await worker.run_process(["cat", "/proc/self/status"])
-                print(*(line for line in result.stdout.decode().splitlines() if line.startswith(("SigB", "SigI", "SigC"))))
+                masks = dict(line.split(":\t") for line in result.stdout.decode().splitlines() if line.startswith("Sig"))
+                print(*(int(masks[name], 16) & ~libc_owns for name in ("SigBlk", "SigIgn", "SigCgt")))
                 status = (await worker.run_process("kill -TERM $$; echo survived", check=False)).returncode
                 print(status)
 
@@ -307,8 +309,7 @@ IGNORED = """
 
 @on_one_loop
 async def test_commands_have_default_signals_whatever_the_app_ignores_and_blocks(tmp_path: Path) -> None:
-    default = " ".join(f"{field}:\t{0:016x}" for field in ("SigBlk", "SigIgn", "SigCgt"))
-    assert run_script(tmp_path, IGNORED) == [default, "-15"] * 2
+    assert run_script(tmp_path, IGNORED) == ["0 0 0", "-15"] * 2
 
 
 @on_one_loop

@@ -29,6 +29,11 @@ async def _with_worker(use: Callable[[Worker], Awaitable[object]]) -> None:
         await use(worker)
 
 
+async def _enter(worker: Worker) -> None:
+    async with open_worker(unshare=_NEW) as target:
+        await worker.enter_namespace(target.pid, _NEW)
+
+
 async def _fork(worker: Worker) -> None:
     async with worker.fork() as fork:
         await fork.get_namespace_id(None, Namespace.NETWORK)
@@ -43,7 +48,7 @@ _ATTEMPTS: dict[str, Callable[[], Awaitable[object]]] = {
     "open": _open,
     "open as init": _open_as_init,
     "unshare": lambda: _with_worker(lambda worker: worker.unshare(_NEW)),
-    "enter": lambda: _with_worker(lambda worker: worker.enter_namespace(worker.pid, Namespace.UTS)),
+    "enter": lambda: _with_worker(_enter),
     "fork": lambda: _with_worker(_fork),
     "socket": lambda: _with_worker(_socket),
     "command": lambda: _with_worker(lambda worker: worker.run_process(["true"])),
