@@ -16,7 +16,7 @@ import pytest
 MARK = f"AIONS_TEST_RUN={uuid.uuid4().hex}"
 """In the environment of everything that a test starts, and of nothing else: so that what is left can be found."""
 
-os.environ.update([MARK.split("=")])
+os.environ["AIONS_TEST_RUN"] = MARK.partition("=")[2]
 
 BACKENDS: list[Any] = [
     pytest.param(("asyncio", {}), id="asyncio"),
