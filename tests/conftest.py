@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -64,7 +65,9 @@ def own_state() -> dict[str, object]:
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_up() -> None:
-    """Let each event loop open what it keeps for the whole life of the process."""
+    """Let each event loop open what it keeps for good, and undo what a shell has its background jobs ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     for backend in BACKENDS:
         name, options = backend.values[0]
         anyio.run(anyio.sleep, 0, backend=name, backend_options=options)
@@ -73,6 +76,9 @@ def warm_up() -> None:
 @pytest.fixture(autouse=True)
 def leak_check() -> Iterator[None]:
     """Fail a test that leaves descriptors, processes, mounts or links behind, or that moved this process."""
+    deadline = time.monotonic() + 2
+    while marked_processes() and time.monotonic() < deadline:
+        time.sleep(0.01)
     before = own_state()
     yield
     deadline = time.monotonic() + 2

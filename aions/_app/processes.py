@@ -174,6 +174,7 @@ async def open_process(
                 directory=None if cwd is None else _text(cwd),
                 environment=_environment(os.environ if env is None else env),
                 process_group=os.getpgrp(),
+                session=os.getsid(0),
                 new_session=start_new_session,
                 user=None if user is None else _user_id(user),
                 group=None if group is None else _group_id(group),

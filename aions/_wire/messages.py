@@ -77,13 +77,14 @@ class OpenSocket(Request):
 
 
 class Spawn(Request):
-    """Run a command. `process_group` is the app's; `passed` become the numbers `pass_fds` inside."""
+    """Run a command. `process_group` and `session` are the app's; `passed` become the numbers `pass_fds` inside."""
 
     arguments: tuple[str, ...]
     shell: bool
     directory: str | None
     environment: dict[str, str]
     process_group: int
+    session: int
     new_session: bool
     user: int | None
     group: int | None

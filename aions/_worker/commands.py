@@ -51,12 +51,8 @@ def _started(server: Server, request: Spawn) -> subprocess.Popen[bytes]:
 
 def _process_group(server: Server, request: Spawn) -> int | None:
     """Return the app's process group where a command can be in it: in the same session, and where its number is known."""
-    if request.new_session or not server.home.is_pid_namespace_for_children():
-        return None
-    try:
-        return request.process_group if os.getsid(request.process_group) == os.getsid(0) else None
-    except ProcessLookupError:
-        return None
+    known = server.home.is_pid_namespace_for_children() and request.session == os.getsid(0)
+    return request.process_group if known and not request.new_session else None
 
 
 class _Placed:

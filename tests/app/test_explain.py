@@ -33,6 +33,7 @@ SPAWN = Spawn(
     directory=None,
     environment={},
     process_group=0,
+    session=0,
     new_session=False,
     user=None,
     group=None,

@@ -140,6 +140,7 @@ def spawn(passed: int, argument: str = "") -> Spawn:
         directory=None,
         environment={},
         process_group=0,
+        session=0,
         new_session=False,
         user=None,
         group=None,

@@ -24,6 +24,7 @@ def request(standard: Sequence[int], passed: Sequence[int], numbers: Sequence[in
         directory=None,
         environment={},
         process_group=0,
+        session=0,
         new_session=False,
         user=None,
         group=None,

@@ -231,6 +231,7 @@ def spawn(command: str, lifeline: int) -> Spawn:
         directory=None,
         environment=dict(os.environ),
         process_group=os.getpgrp(),
+        session=os.getsid(0),
         new_session=False,
         user=None,
         group=None,

@@ -120,8 +120,10 @@ class Program:
         self.process.stdin.flush()
 
     def stderr(self) -> str:
+        """Return what the program wrote there, but for what asyncio's debug mode says of a machine that is busy."""
         self._stderr.seek(0)
-        return self._stderr.read().decode()
+        lines = self._stderr.read().decode().splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("Executing <"))
 
     def end(self) -> int:
         """Wait for the end of the program and return its status."""
