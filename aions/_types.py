@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 
-class Namespace(enum.Flag):
+class Namespace(enum.Flag, boundary=enum.STRICT):
     """The eight kinds of namespace; several are joined with `|`.
 
     The values are the kernel's CLONE_NEW* flags. `Namespace("net")` takes the kernel's name, the one under /proc/PID/ns.

@@ -25,6 +25,9 @@ from aions._wire.messages import REPLIES, Failed, Rejected, Reply, Request
 
 R = TypeVar("R", bound=Reply)
 
+_AT_ONCE = 100
+"""Packets to take before other tasks get their turn: a worker must not be able to hold up the event loop."""
+
 _ERRNOS = 4096
 """The kernel has no higher ones (MAX_ERRNO)."""
 
@@ -172,7 +175,9 @@ class Client:
                 return
 
     def _receive_all(self) -> None:
-        while self._connection.fileno() >= 0:
+        for _ in range(_AT_ONCE):
+            if self._connection.fileno() < 0:
+                return
             try:
                 packet = fdsocket.receive(self._connection, socket.MSG_DONTWAIT)
             except BlockingIOError:

@@ -21,30 +21,22 @@ from aions._wire.messages import (
 )
 
 _USER = Namespace.USER.value
-_MOUNT = Namespace.MOUNT.value
 _PID = Namespace.PID.value
-_TIME = Namespace.TIME.value
 
 
 @dataclass(frozen=True)
 class _Explanation:
-    """Why the kernel says `errno` to `request`, and the way out. `with_any` and `without` narrow it by namespaces asked for."""
+    """Why the kernel says `errno` to `request`, and the way out. `with_any` narrows it by the namespaces asked for."""
 
     request: type[Request]
     errno: int
     cause: str
     remedy: str
     with_any: int = 0
-    without: int = 0
 
     def fits(self, request: Request, errno: int) -> bool:
         asked = getattr(request, "namespaces", 0)
-        return (
-            isinstance(request, self.request)
-            and errno == self.errno
-            and (not self.with_any or bool(asked & self.with_any))
-            and not asked & self.without
-        )
+        return isinstance(request, self.request) and errno == self.errno and (not self.with_any or bool(asked & self.with_any))
 
 
 _QUOTA = (

@@ -56,7 +56,9 @@ async def open_worker(
 
 
 def _kinds(unshare: Namespaces) -> Namespace:
-    if not isinstance(unshare, Namespace | str):
+    if isinstance(unshare, str):
+        return combine(unshare)
+    if not isinstance(unshare, Namespace):
         unshare = tuple(unshare)
     return combine(unshare) if unshare else Namespace(0)
 

@@ -8,6 +8,7 @@ Rule 3. Bytes beyond INLINE_LIMIT travel in a memfd, which comes last among the 
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import os
 import socket
@@ -56,6 +57,8 @@ def send(sock: socket.socket, data: bytes, descriptors: Sequence[int] = (), flag
             data, descriptors = _IN_MEMFD, [*descriptors, memfd]
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         sock.sendmsg([data], rights, flags)
+    except OverflowError:  # no descriptor has such a number
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
     finally:
         if memfd is not None:
             os.close(memfd)
