@@ -49,6 +49,10 @@ def mounts_of(pid: int | str) -> list[str]:
     return Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
 
 
+def children_of(pid: int) -> set[int]:
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
 async def test_a_plain_worker_is_where_the_app_is() -> None:
     async with open_worker() as worker:
         assert names_of(worker.pid) == names_of("self")
@@ -164,10 +168,10 @@ async def test_the_worker_is_the_first_process_of_its_pid_namespace() -> None:
 
 
 async def test_the_first_process_collects_orphans() -> None:
-    async with open_worker(unshare=Namespace.USER | Namespace.PID) as worker:
+    async with open_worker(unshare=Namespace.USER | Namespace.PID) as worker, await worker.open_process(["cat"]) as running:
         assert await worker.run_sync(called.leave_an_orphan) > 1
         await worker.run_process("(sleep 0.01 & ) ; (true &)")
-        await until(lambda: not Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text())
+        await until(lambda: children_of(worker.pid) == {running.pid})
 
 
 async def test_processes_in_a_pid_namespace_end_with_its_first() -> None:
@@ -379,17 +383,36 @@ async def test_closing_leaves_no_process_and_no_namespace() -> None:
     await until(lambda: not any(map(has_processes, names)))
 
 
-@on_one_loop
-async def test_what_commands_left_running_ends_with_the_worker() -> None:
-    async with open_worker() as worker:
-        left = await worker.run_process("sleep 600 > /dev/null 2>&1 & echo $!")
-        detached = await worker.run_process(["setsid", "sh", "-c", "setsid sleep 600 > /dev/null 2>&1 & echo $!"])
-        pidfds = [os.pidfd_open(int(done.stdout)) for done in (left, detached)]
-        assert not any(map(has_ended, pidfds))
+async def leave_running(worker: Worker) -> list[int]:
+    """Have commands leave processes behind that outlive them; return pidfds of these."""
+    left = await worker.run_process("sleep 600 > /dev/null 2>&1 & echo $!")
+    detached = await worker.run_process(["setsid", "sh", "-c", "setsid sleep 600 > /dev/null 2>&1 & echo $!"])
+    pidfds = [os.pidfd_open(int(done.stdout)) for done in (left, detached)]
+    assert not any(map(has_ended, pidfds))
+    return pidfds
+
+
+async def end(pidfds: list[int]) -> None:
     with anyio.fail_after(10):
         for pidfd in pidfds:
             await anyio.wait_readable(pidfd)
             os.close(pidfd)
+
+
+@on_one_loop
+async def test_what_commands_left_running_ends_with_the_worker() -> None:
+    async with open_worker() as worker:
+        pidfds = await leave_running(worker)
+    await end(pidfds)
+
+
+@on_one_loop
+async def test_what_commands_left_running_ends_with_the_fork_that_ran_them() -> None:
+    async with open_worker() as worker:
+        async with worker.fork() as fork:
+            pidfds = await leave_running(fork)
+        await end(pidfds)
+        assert await worker.run_sync(os.getpid) == worker.pid
 
 
 @on_one_loop
@@ -427,10 +450,6 @@ async def test_a_stopped_worker_is_closed() -> None:
         pidfd = os.dup(worker.pidfd)
     assert has_ended(pidfd)
     os.close(pidfd)
-
-
-def children_of(pid: int) -> set[int]:
-    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def is_in_reserve(pid: int) -> bool:
