@@ -50,6 +50,10 @@ _DEAD_PID_NAMESPACE = (
     "The first process of the worker's pid namespace has ended, and with it the namespace: nothing can start in it any more.",
     "Open a new worker; keep the namespace's first process alive as long as the namespace is needed.",
 )
+_PROCESS_LIMIT = (
+    "A limit on processes is reached (RLIMIT_NPROC, pids.max of the cgroup, /proc/sys/kernel/threads-max).",
+    "Close workers that are not needed, or raise the limit.",
+)
 _NO_PRIVILEGE = (
     "The worker lacks CAP_SYS_ADMIN in its user namespace.",
     "Make a user namespace too (add Namespace.USER), which gives it all capabilities inside, or run as root.",
@@ -105,12 +109,8 @@ _EXPLANATIONS = (
     ),
     _Explanation(Fork, ENOMEM, *_DEAD_PID_NAMESPACE),
     _Explanation(Spawn, ENOMEM, *_DEAD_PID_NAMESPACE),
-    _Explanation(
-        Fork,
-        EAGAIN,
-        "A limit on processes is reached (RLIMIT_NPROC, pids.max of the cgroup, /proc/sys/kernel/threads-max).",
-        "Close workers that are not needed, or raise the limit.",
-    ),
+    _Explanation(Fork, EAGAIN, *_PROCESS_LIMIT),
+    _Explanation(Spawn, EAGAIN, *_PROCESS_LIMIT),
     _Explanation(
         WriteMap,
         EPERM,
