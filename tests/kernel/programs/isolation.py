@@ -160,6 +160,7 @@ async def _until_interrupted() -> None:
 
 def is_interrupted(backend: str) -> None:
     """Wait for Ctrl-C, and see what it leaves."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
     try:
         run(backend, _until_interrupted)
     except KeyboardInterrupt:

@@ -13,6 +13,9 @@ import anyio
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
+_DEBUG = False
+"""asyncio's debug mode, which `-X dev` turns on, complains of whatever takes long: on a busy machine, everything."""
+
 
 def start(scenarios: Mapping[str, Any]) -> None:
     """Call the scenario that the command line names, with the backend and whatever else stands there."""
@@ -21,20 +24,24 @@ def start(scenarios: Mapping[str, Any]) -> None:
 
 
 def run(backend: str, function: Callable[[*Args], Awaitable[T]], *arguments: *Args) -> T:
-    """Run an event loop. Not asyncio's debug mode, which complains of whatever takes long, on a machine that is busy."""
+    """Run an event loop."""
     if backend == "trio":
         return anyio.run(function, *arguments, backend="trio")
-    options = {"use_uvloop": backend == "uvloop", "debug": False}
+    options = {"use_uvloop": backend == "uvloop", "debug": _DEBUG}
     return anyio.run(function, *arguments, backend="asyncio", backend_options=options)
 
 
 def new_loop(backend: str) -> asyncio.AbstractEventLoop:
     """Make an event loop to be driven by hand."""
+    loop: asyncio.AbstractEventLoop
     if backend == "uvloop":
         import uvloop
 
-        return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
+        loop = uvloop.new_event_loop()
+    else:
+        loop = asyncio.new_event_loop()
+    loop.set_debug(_DEBUG)
+    return loop
 
 
 def report(**facts: object) -> None:
