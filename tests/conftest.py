@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 MARK = f"AIONS_TEST_RUN={uuid.uuid4().hex}"
 """In the environment of everything that a test starts, and of nothing else: so that what is left can be found."""
 
+sys.path.append(str(Path(__file__).parents[1]))  # last, so that `aions` is the one that is installed: workers import tests.*
 os.environ["AIONS_TEST_RUN"] = MARK.partition("=")[2]
 
 BACKENDS: list[Any] = [
