@@ -41,11 +41,11 @@ OPTIONS = {
 
 
 @contextmanager
-def target(kinds: Namespace, *options: str) -> Iterator[int]:
-    """Have unshare(1) put a process into new namespaces; give its pid once it stands in them."""
+def target(kinds: Namespace, *options: str, owner: int | None = None) -> Iterator[int]:
+    """Have unshare(1), run by a user, put a process into new namespaces; give its pid once it stands in them."""
     fork = ["--fork"] if Namespace.PID in kinds else []
     command = ["unshare", *(OPTIONS[kind] for kind in kinds), *fork, *options, "sh", "-c", "echo ready; exec sleep 600"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, user=owner) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()) if fork else process.pid

@@ -25,7 +25,7 @@ from aions import (
 )
 from tests.kernel.explained import works
 from tests.kernel.scripts import run_script
-from tests.kernel.targets import name_of, names_of, on_one_loop, status_field, until
+from tests.kernel.targets import name_of, names_of, on_one_loop, status_field, target, until
 
 Act = Callable[[Worker], Awaitable[Any]]
 
@@ -108,17 +108,31 @@ async def test_run_process_in_a_worker_that_is_killed(worker: Worker, tmp_path: 
             await killed.run_process(f"touch {tmp_path}/runs; exec sleep 600")
 
 
-async def test_the_forkserver_is_killed() -> None:
-    async with open_worker() as orphan:
-        forkserver = int(status_field(orphan.pid, "PPid"))
+async def test_all_workers_end_with_the_forkserver_and_another_takes_its_place() -> None:
+    async with open_worker() as at_home, open_worker(unshare=Namespace.USER) as inside, open_worker() as entered:
+        await entered.enter_namespace(inside.pid, Namespace.USER)
+        forkserver = int(status_field(at_home.pid, "PPid"))
         os.kill(forkserver, signal.SIGKILL)
-        with anyio.fail_after(10):
-            await anyio.wait_readable(orphan.pidfd)
-        with pytest.raises(WorkerDied):
-            await orphan.get_namespace_id(None, "net")
+        for worker in (at_home, inside, entered):
+            with anyio.fail_after(10):
+                await anyio.wait_readable(worker.pidfd)
+            with pytest.raises(WorkerDied):
+                await worker.get_namespace_id(None, "net")
         async with open_worker(unshare=Namespace.USER) as other:
             assert int(status_field(other.pid, "PPid")) != forkserver
             assert await works(other)
+
+
+@pytest.mark.root
+@on_one_loop
+async def test_a_worker_in_another_users_namespace_ends_with_the_forkserver_too() -> None:
+    """The kernel forgets PR_SET_PDEATHSIG there."""
+    with target(Namespace.USER, owner=65534) as pid:
+        async with open_worker() as worker:
+            await worker.enter_namespace(pid, Namespace.USER)
+            os.kill(int(status_field(worker.pid, "PPid")), signal.SIGKILL)
+            with anyio.fail_after(10):
+                await anyio.wait_readable(worker.pidfd)
 
 
 async def test_a_stopped_worker_and_cancelled_calls(worker: Worker) -> None:

@@ -8,6 +8,7 @@ import os
 import pwd
 import socket
 from collections.abc import AsyncIterator, Iterator
+from io import FileIO
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from aions import Namespace, Worker, open_worker
 from tests.kernel import called
+from tests.kernel.pipes import open_pipe
 from tests.kernel.scripts import run_script
 from tests.kernel.targets import name_of, on_one_loop
 
@@ -37,27 +39,9 @@ async def worker(request: pytest.FixtureRequest) -> AsyncIterator[Worker]:
 
 
 @pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    """A pipe whose reading end does not block."""
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    yield read, write
-    for descriptor in (read, write):
-        try:
-            os.close(descriptor)
-        except OSError:
-            pass  # the test has
-
-
-async def read_all(descriptor: int) -> bytes:
-    """Read until all who could write have closed."""
-    chunks = []
-    with anyio.fail_after(10):
-        while True:
-            await anyio.wait_readable(descriptor)
-            chunks.append(os.read(descriptor, 65536))
-            if not chunks[-1]:
-                return b"".join(chunks)
+def pipe() -> Iterator[tuple[FileIO, FileIO]]:
+    with open_pipe() as pipe:
+        yield pipe
 
 
 SAME: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -171,14 +155,15 @@ async def test_the_directory_is_looked_up_where_the_worker_is(tmp_path: Path) ->
         assert not (tmp_path / "inside").exists()
 
 
-async def test_commands_run_side_by_side(worker: Worker, pipe: tuple[int, int]) -> None:
+async def test_commands_run_side_by_side(worker: Worker, pipe: tuple[FileIO, FileIO]) -> None:
     """Each of ten waits for the end of its input, which only comes once all of them run."""
-    read, write = pipe
+    reader, writer = pipe
     statuses: list[int] = []
 
     async def run(number: int) -> None:
-        command = ["bash", "-c", f"echo runs >&{write}; cat; exit {number}"]
-        statuses.append((await worker.run_process(command, stdin=go_on.fileno(), pass_fds=[write], check=False)).returncode)
+        command = ["bash", "-c", f"echo runs >&{writer.fileno()}; cat; exit {number}"]
+        done = await worker.run_process(command, stdin=go_on.fileno(), pass_fds=[writer.fileno()], check=False)
+        statuses.append(done.returncode)
 
     go_on, starter = socket.socketpair()
     with go_on, anyio.fail_after(20):
@@ -187,17 +172,17 @@ async def test_commands_run_side_by_side(worker: Worker, pipe: tuple[int, int]) 
                 tasks.start_soon(run, number)
             started = b""
             while started.count(b"\n") < 10:
-                await anyio.wait_readable(read)
-                started += os.read(read, 100)
+                await anyio.wait_readable(reader)
+                started += reader.read(100)
             starter.close()
     assert sorted(statuses) == list(range(10))
 
 
 @on_one_loop
-async def test_a_command_has_its_streams_and_what_was_passed(worker: Worker, pipe: tuple[int, int]) -> None:
-    inheritable, _ = pipe
-    os.set_inheritable(inheritable, True)
-    number = os.dup2(pipe[1], 77)
+async def test_a_command_has_its_streams_and_what_was_passed(worker: Worker, pipe: tuple[FileIO, FileIO]) -> None:
+    inheritable, writer = pipe
+    os.set_inheritable(inheritable.fileno(), True)
+    number = os.dup2(writer.fileno(), 77)
     try:
         listed = await worker.run_process(["ls", "/proc/self/fd"], pass_fds=[number])
     finally:
@@ -206,16 +191,18 @@ async def test_a_command_has_its_streams_and_what_was_passed(worker: Worker, pip
 
 
 @on_one_loop
-async def test_passed_descriptors_keep_their_numbers(worker: Worker, pipe: tuple[int, int]) -> None:
-    read, write = pipe
-    await worker.run_process(["bash", "-c", f"echo through {write} >&{write}"], pass_fds=(write,))
-    assert os.read(read, 100) == f"through {write}\n".encode()
+async def test_passed_descriptors_keep_their_numbers(worker: Worker, pipe: tuple[FileIO, FileIO]) -> None:
+    reader, writer = pipe
+    number = writer.fileno()
+    await worker.run_process(["bash", "-c", f"echo through {number} >&{number}"], pass_fds=(number,))
+    assert reader.read(100) == f"through {number}\n".encode()
 
 
 @on_one_loop
-async def test_passing_a_descriptor_leaves_it_as_it_was(worker: Worker, pipe: tuple[int, int]) -> None:
-    await worker.run_process(["true"], pass_fds=pipe)
-    assert not any(map(os.get_inheritable, pipe))
+async def test_passing_a_descriptor_leaves_it_as_it_was(worker: Worker, pipe: tuple[FileIO, FileIO]) -> None:
+    numbers = [end.fileno() for end in pipe]
+    await worker.run_process(["true"], pass_fds=numbers)
+    assert not any(map(os.get_inheritable, numbers))
 
 
 COLLIDING = """

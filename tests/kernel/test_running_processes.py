@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT
 
@@ -15,6 +16,7 @@ import pytest
 from anyio.streams.text import TextReceiveStream
 
 from aions import Namespace, Process, Worker, WorkerDied, open_worker
+from tests.kernel.pipes import open_pipe, read_all
 from tests.kernel.targets import has_ended, on_one_loop, status_field, until
 
 
@@ -27,27 +29,9 @@ async def worker(request: pytest.FixtureRequest) -> AsyncIterator[Worker]:
 
 
 @pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    """A pipe whose reading end does not block."""
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    yield read, write
-    for descriptor in (read, write):
-        try:
-            os.close(descriptor)
-        except OSError:
-            pass  # the test has
-
-
-async def read_all(descriptor: int) -> bytes:
-    """Read until all who could write have closed."""
-    chunks = []
-    with anyio.fail_after(10):
-        while True:
-            await anyio.wait_readable(descriptor)
-            chunks.append(os.read(descriptor, 65536))
-            if not chunks[-1]:
-                return b"".join(chunks)
+def pipe() -> Iterator[tuple[FileIO, FileIO]]:
+    with open_pipe() as pipe:
+        yield pipe
 
 
 async def test_a_conversation(worker: Worker) -> None:
@@ -190,16 +174,16 @@ async def test_being_cancelled_in_the_block_kills_the_command(worker: Worker) ->
     assert process.returncode == -signal.SIGKILL
 
 
-async def test_being_cancelled_in_run_process_kills_the_command(worker: Worker, pipe: tuple[int, int]) -> None:
-    read, write = pipe
+async def test_being_cancelled_in_run_process_kills_the_command(worker: Worker, pipe: tuple[FileIO, FileIO]) -> None:
+    reader, writer = pipe
     async with anyio.create_task_group() as tasks:
-        command = ["bash", "-c", f"echo runs >&{write}; exec sleep 600"]
-        tasks.start_soon(lambda: worker.run_process(command, pass_fds=[write]))
+        command = ["bash", "-c", f"echo runs >&{writer.fileno()}; exec sleep 600"]
+        tasks.start_soon(lambda: worker.run_process(command, pass_fds=[writer.fileno()]))
         with anyio.fail_after(10):
-            await anyio.wait_readable(read)
+            await anyio.wait_readable(reader)
         tasks.cancel_scope.cancel()
-    os.close(write)
-    assert await read_all(read) == b"runs\n"
+    writer.close()
+    assert await read_all(reader) == b"runs\n"
 
 
 async def test_a_process_ends_with_its_worker(worker: Worker) -> None:
@@ -215,16 +199,16 @@ async def test_a_process_ends_with_its_worker(worker: Worker) -> None:
 
 
 @on_one_loop
-async def test_what_a_command_starts_may_outlive_it(worker: Worker, pipe: tuple[int, int]) -> None:
-    read, write = pipe
+async def test_what_a_command_starts_may_outlive_it(worker: Worker, pipe: tuple[FileIO, FileIO]) -> None:
+    reader, writer = pipe
     go_on, starter = socket.socketpair()
     with go_on, starter:
-        passed = [go_on.fileno(), write]
-        left = f"(read line <&{passed[0]}; echo $line >&{write}) > /dev/null 2>&1 &"
+        passed = [go_on.fileno(), writer.fileno()]
+        left = f"(read line <&{passed[0]}; echo $line >&{passed[1]}) > /dev/null 2>&1 &"
         await worker.run_process(["bash", "-c", left], pass_fds=passed)
         starter.send(b"still here\n")
-    os.close(write)
-    assert await read_all(read) == b"still here\n"
+    writer.close()
+    assert await read_all(reader) == b"still here\n"
 
 
 @on_one_loop
