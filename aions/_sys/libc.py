@@ -1,4 +1,4 @@
-"""System calls through the C library: one place where -1 becomes an `OSError`.
+"""System calls through the C library.
 
 `os.unshare` and `os.setns` exist from Python 3.12 only, the others not at all, so all of them go this way on every version.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+
+from aions._sys.calls import call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,38 +33,30 @@ MS_REC = 0x4000
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
-
-class KernelError(OSError):
-    """An `OSError` that knows which call it comes from, as strace would write it, and may bear a `hint` of its caller's.
-
-    Being a subclass, it is never a `FileNotFoundError` or the like: go by `errno`.
-    """
-
-    def __init__(self, number: int, call: str, path: str | None = None) -> None:
-        super().__init__(number, os.strerror(number), path)
-        self.call = call
-        self.hint: str | None = None
-
-
 _library = ctypes.CDLL(None, use_errno=True)
 
 
-def _function(name: str, *arguments: Any) -> _NamedFuncPointer:
-    function = _library[name]
-    function.argtypes = arguments
-    function.restype = ctypes.c_int
-    return function
-
-
-_unshare = _function("unshare", ctypes.c_int)
-_setns = _function("setns", ctypes.c_int, ctypes.c_int)
-_mount = _function("mount", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
-_prctl = _function("prctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
-
-
-def _checked(result: int, call: str) -> None:
+def _checked(result: int, _function: object, _arguments: object) -> int:
+    """Raise what the C library says by -1."""
     if result == -1:
-        raise KernelError(ctypes.get_errno(), call)
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def function(name: str, *arguments: Any) -> _NamedFuncPointer:
+    """Find a function of the C library that returns an int, or -1 and errno."""
+    found = _library[name]
+    found.argtypes = arguments
+    found.restype = ctypes.c_int
+    found.errcheck = _checked  # type: ignore[assignment]
+    return found
+
+
+_unshare = function("unshare", ctypes.c_int)
+_setns = function("setns", ctypes.c_int, ctypes.c_int)
+_mount = function("mount", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+_prctl = function("prctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 
 def flag_names(flags: int) -> str:
@@ -72,25 +66,25 @@ def flag_names(flags: int) -> str:
 
 def unshare(flags: int) -> None:
     """Call unshare(2)."""
-    _checked(_unshare(flags), f"unshare({flag_names(flags)})")
+    call(lambda: f"unshare({flag_names(flags)})", _unshare, flags)
 
 
 def setns(descriptor: int, flags: int) -> None:
     """Call setns(2); with a pidfd since Linux 5.8."""
-    _checked(_setns(descriptor, flags), f"setns({descriptor}, {flag_names(flags)})")
+    call(lambda: f"setns({descriptor}, {flag_names(flags)})", _setns, descriptor, flags)
 
 
 def set_propagation(propagation: int) -> None:
     """Call mount(2) with one of MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE, on the root and all below it."""
     flags = MS_REC | propagation
-    _checked(_mount(None, b"/", None, flags, None), f'mount(NULL, "/", NULL, {flags:#x}, NULL)')
+    call(lambda: f'mount(NULL, "/", NULL, {flags:#x}, NULL)', _mount, None, b"/", None, flags, None)
 
 
 def die_with_parent(signal: int) -> None:
     """Have the kernel send a signal when the parent ends. PR_SET_PDEATHSIG; a change of credentials clears it."""
-    _checked(_prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), f"prctl(PR_SET_PDEATHSIG, {signal})")
+    call(lambda: f"prctl(PR_SET_PDEATHSIG, {signal})", _prctl, _PR_SET_PDEATHSIG, signal, 0, 0, 0)
 
 
 def become_subreaper() -> None:
     """Adopt descendants whose parent ends. PR_SET_CHILD_SUBREAPER; children do not inherit it."""
-    _checked(_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER, 1)")
+    call(lambda: "prctl(PR_SET_CHILD_SUBREAPER, 1)", _prctl, _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

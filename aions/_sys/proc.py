@@ -9,23 +9,27 @@ from __future__ import annotations
 import errno
 import os
 
-from aions._sys.libc import KernelError
+from aions._sys.calls import call
 
 
 class Opened:
     """Have a path below /proc open for the length of a `with` block. (A class: importing contextlib takes too long.)"""
 
     def __init__(self, proc: int, path: str, flags: int) -> None:
-        try:
-            self._descriptor = os.open(path, flags | os.O_CLOEXEC, dir_fd=proc)
-        except OSError as error:
-            raise KernelError(error.errno or 0, f'openat("/proc", "{path}")', f"/proc/{path}") from None
+        full = f"/proc/{path}"
+        self._descriptor = call(
+            lambda: f'openat(AT_FDCWD, "{full}", {flags:#o})', _openat, proc, path, flags | os.O_CLOEXEC, path=full
+        )
 
     def __enter__(self) -> int:
         return self._descriptor
 
     def __exit__(self, *_exception: object) -> None:
         os.close(self._descriptor)
+
+
+def _openat(directory: int, path: str, flags: int) -> int:
+    return os.open(path, flags, dir_fd=directory)
 
 
 def open_proc() -> int:
@@ -45,10 +49,13 @@ def read(proc: int, path: str) -> str:
 def write(proc: int, path: str, text: str) -> None:
     """Write a file in one write(2), as uid_map and its like want it."""
     with Opened(proc, path, os.O_WRONLY) as descriptor:
-        try:
-            os.write(descriptor, text.encode())
-        except OSError as error:
-            raise KernelError(error.errno or 0, f"write({text!r:.200})", f"/proc/{path}") from None
+        call(
+            lambda: f"write({descriptor}</proc/{path}>, {text!r:.200})",
+            os.write,
+            descriptor,
+            text.encode(),
+            path=f"/proc/{path}",
+        )
 
 
 def thread_count(proc: int) -> int:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import subprocess
 
-from aions._sys.libc import KernelError
+from aions._sys.calls import KernelError
 from aions._wire.fdsocket import close_all
 from aions._wire.messages import Spawn
 from aions._worker.loop import Server

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from aions._sys import libc, namespaces
 from aions._sys import proc as procfs
-from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER, KernelError
+from aions._sys.calls import KernelError, call
+from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
 from aions._wire.messages import Done, Identified, Opened, Started
 from aions._worker.loop import Handlers, Server
@@ -96,10 +97,10 @@ def set_namespace(server: Server, request: messages.SetNamespace) -> Done:
     return Done()
 
 
-def with_threads_named(server: Server, call: Callable[..., None], *arguments: int) -> None:
+def with_threads_named(server: Server, function: Callable[..., None], *arguments: int) -> None:
     """Make a system call; if it is refused while there are other threads, say where they come from."""
     try:
-        call(*arguments)
+        function(*arguments)
     except KernelError as error:
         count = 1 if server.last_function is None else procfs.thread_count(server.home.proc)
         if count > 1:
@@ -142,12 +143,12 @@ def set_propagation(_server: Server, request: messages.SetPropagation) -> Done:
 
 
 def open_socket(_server: Server, request: messages.OpenSocket) -> Opened:
-    flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    try:
-        return Opened(socket.socket(request.family, request.type | flags, request.protocol).detach())
-    except OSError as error:
-        call = f"socket({request.family}, {request.type}, {request.protocol})"
-        raise KernelError(error.errno or 0, call) from None
+    arguments = request.family, request.type | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, request.protocol
+    return Opened(call(lambda: f"socket{arguments}", _socket, *arguments))
+
+
+def _socket(family: int, type: int, protocol: int) -> int:
+    return socket.socket(family, type, protocol).detach()
 
 
 def spawn(server: Server, request: messages.Spawn) -> Started:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from aions._sys import libc
-from aions._sys.libc import KernelError
+from aions._sys.calls import KernelError
 from tests.worker.apart import apart
 
 NET, USER, TIME = 0x40000000, 0x10000000, 0x80
@@ -36,15 +36,6 @@ def test_flags_are_spelt_as_in_c(flags: int, names: str) -> None:
 def test_flags_are_pythons_own() -> None:
     for name, value in libc.NAMESPACE_FLAGS.items():
         assert getattr(os, name) == value
-
-
-@pytest.mark.parametrize("path", [None, "/proc/1/uid_map"])
-def test_a_kernel_error_is_an_os_error_that_knows_its_call(path: str | None) -> None:
-    error = KernelError(errno.EPERM, "unshare(CLONE_NEWNET)", path)
-    assert isinstance(error, OSError)
-    assert (error.errno, error.strerror, error.filename) == (errno.EPERM, "Operation not permitted", path)
-    assert error.call == "unshare(CLONE_NEWNET)"
-    assert str(error).startswith("[Errno 1] Operation not permitted")
 
 
 def test_a_refused_unshare_names_the_call() -> None:

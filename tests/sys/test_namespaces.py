@@ -8,7 +8,7 @@ from errno import ENOENT
 import pytest
 
 from aions._sys import namespaces, proc
-from aions._sys.libc import KernelError
+from aions._sys.calls import KernelError
 
 
 def test_a_namespace_is_known_by_device_and_inode() -> None:

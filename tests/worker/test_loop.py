@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from aions._sys.libc import KernelError
+from aions._sys.calls import KernelError
 from aions._wire import codec, fdsocket
 from aions._wire.fdsocket import INLINE_LIMIT, close_all
 from aions._wire.messages import (
