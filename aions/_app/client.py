@@ -146,7 +146,7 @@ class Client:
         if self.lost:
             raise Disconnected
         try:
-            fdsocket.send(self._connection, data, descriptors, socket.MSG_DONTWAIT)
+            fdsocket.send(self._connection, data, descriptors, fdsocket.DONTWAIT)
             return True
         except BlockingIOError:
             return False
@@ -179,7 +179,7 @@ class Client:
             if self._connection.fileno() < 0:
                 return
             try:
-                packet = fdsocket.receive(self._connection, socket.MSG_DONTWAIT)
+                packet = fdsocket.receive(self._connection, fdsocket.DONTWAIT)
             except BlockingIOError:
                 return
             except ProtocolError as error:
@@ -190,6 +190,8 @@ class Client:
                 self._end_all(Disconnected)
                 return
             self._deliver(packet)
+            if len(self._calls) == 1:
+                return  # that was the only reply to come
 
     def _deliver(self, packet: fdsocket.Packet) -> None:
         outcome: Reply | Exception

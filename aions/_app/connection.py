@@ -86,7 +86,7 @@ class Birth:
                 ours.close()
                 raise
             try:
-                request = Fork(theirs.fileno(), lifeline.theirs.fileno())
+                request = Fork(os.getpgrp(), os.getsid(0), theirs.fileno(), lifeline.theirs.fileno())
                 request_id = await parent.explained(request, parent.client.begin(request))
             except BaseException:
                 ours.close()

@@ -172,7 +172,7 @@ async def open_process(
                 arguments=tuple(map(_text, arguments)),
                 shell=shell,
                 directory=None if cwd is None else _text(cwd),
-                environment=_environment(os.environ if env is None else env),
+                environment=_environment(env),
                 process_group=os.getpgrp(),
                 session=os.getsid(0),
                 new_session=start_new_session,
@@ -204,11 +204,14 @@ def _text(value: StrOrBytesPath) -> str:
     return text
 
 
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+def _environment(variables: Mapping[str, str] | None) -> tuple[str, ...]:
+    """Write an environment down as execve(2) takes it; None is the app's."""
+    if variables is None:
+        return tuple([(name + b"=" + value).decode("utf-8", "surrogateescape") for name, value in os.environb.items()])
     environment = {_text(name): _text(value) for name, value in variables.items()}
     if any("=" in name for name in environment):
         raise ValueError("illegal environment variable name")
-    return environment
+    return tuple([f"{name}={value}" for name, value in environment.items()])
 
 
 def _input(stream: Stream, ours: ExitStack, theirs: ExitStack) -> tuple[PipeSendStream | None, int]:

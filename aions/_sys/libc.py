@@ -31,7 +31,11 @@ CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWUSER = (
 
 MS_REC = 0x4000
 _PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
 _PR_SET_CHILD_SUBREAPER = 36
+_SYS_CLOSE_RANGE = 436
+_CLOSE_RANGE_CLOEXEC = 4
+_UINT_MAX = 2**32 - 1
 
 _library = ctypes.CDLL(None, use_errno=True)
 
@@ -57,6 +61,7 @@ _unshare = function("unshare", ctypes.c_int)
 _setns = function("setns", ctypes.c_int, ctypes.c_int)
 _mount = function("mount", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 _prctl = function("prctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+_syscall = function("syscall", ctypes.c_long, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 
 def flag_names(flags: int) -> str:
@@ -80,11 +85,17 @@ def set_propagation(propagation: int) -> None:
     call(lambda: f'mount(NULL, "/", NULL, {flags:#x}, NULL)', _mount, None, b"/", None, flags, None)
 
 
-def die_with_parent(signal: int) -> None:
-    """Have the kernel send a signal when the parent ends. PR_SET_PDEATHSIG; a change of credentials clears it."""
-    call(lambda: f"prctl(PR_SET_PDEATHSIG, {signal})", _prctl, _PR_SET_PDEATHSIG, signal, 0, 0, 0)
+def die_with_parent() -> None:
+    """Have the kernel send SIGKILL when the parent ends. PR_SET_PDEATHSIG; a change of credentials clears it."""
+    call(lambda: "prctl(PR_SET_PDEATHSIG, SIGKILL)", _prctl, _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
 
 
 def become_subreaper() -> None:
     """Adopt descendants whose parent ends. PR_SET_CHILD_SUBREAPER; children do not inherit it."""
     call(lambda: "prctl(PR_SET_CHILD_SUBREAPER, 1)", _prctl, _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def close_on_exec_from(lowest: int) -> None:
+    """Have exec close every descriptor from a number on. CLOSE_RANGE_CLOEXEC, Linux 5.11."""
+    text = f"close_range({lowest}, ~0U, CLOSE_RANGE_CLOEXEC)"
+    call(lambda: text, _syscall, _SYS_CLOSE_RANGE, lowest, _UINT_MAX, _CLOSE_RANGE_CLOEXEC)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 
-from aions._sys.calls import call
+from aions._sys import libc
+from aions._sys.calls import KernelError, call
 
 
 class Opened:
@@ -64,6 +65,24 @@ def thread_count(proc: int) -> int:
         return len(os.listdir(descriptor))
 
 
+def close_on_exec(proc: int, lowest: int) -> None:
+    """Have exec close every descriptor from a number on, whatever the kernel has."""
+    try:
+        libc.close_on_exec_from(lowest)
+    except KernelError:  # ENOSYS or EINVAL before Linux 5.11; EPERM from a seccomp filter
+        with Opened(proc, "self/fd", os.O_RDONLY | os.O_DIRECTORY) as directory:
+            for descriptor in map(int, os.listdir(directory)):
+                if descriptor >= lowest:
+                    _set_close_on_exec(descriptor)
+
+
+def _set_close_on_exec(descriptor: int) -> None:
+    try:
+        os.set_inheritable(descriptor, False)
+    except OSError:
+        pass  # it was what the list was read by
+
+
 def pid_of(proc: int, pidfd: int) -> int:
     """Return the pid behind a pidfd, as this /proc counts; -1 once the process is reaped."""
     lines = read(proc, f"self/fdinfo/{pidfd}").splitlines()
@@ -73,6 +92,11 @@ def pid_of(proc: int, pidfd: int) -> int:
 def own_pid(proc: int) -> int:
     """Return the pid of this process, as this /proc counts."""
     return int(os.readlink("self", dir_fd=proc))
+
+
+def own_children(proc: int) -> list[int]:
+    """Return the children of this process, which has one thread."""
+    return [int(pid) for pid in read(proc, "thread-self/children").split()]
 
 
 def children(proc: int, pid: int | str) -> list[int]:

@@ -6,8 +6,7 @@ JSON and never pickle or marshal, because a worker in somebody else's namespaces
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from _json import encode_basestring_ascii, make_encoder, make_scanner  # the core of `json`, which imports `re`
 
 from aions._errors import ProtocolError
 from aions._wire.fdsocket import Packet
@@ -15,25 +14,52 @@ from aions._wire.message import MANY, Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar
+    from collections.abc import Mapping, Sequence
+    from typing import Any, NoReturn, TypeVar
 
     M = TypeVar("M", bound=Message)
 
 MAX_DESCRIPTORS = 252
 """The kernel takes 253 in one message (SCM_MAX_FD); the last is kept for the memfd of a long packet."""
 
-_dump = json.JSONEncoder(separators=(",", ":")).encode
-_load = json.JSONDecoder().decode
+
+class _Context:
+    """What `json` tells the scanner by default."""
+
+    strict = True
+    object_hook = object_pairs_hook = parse_constant = None
+    parse_float = float
+    parse_int = int
+
+
+def _refuse(value: object) -> NoReturn:
+    raise TypeError(f"{value!r:.80} has no place in JSON")
+
+
+_scan = make_scanner(_Context)  # type: ignore[arg-type]
+_chunks = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, False)
+
+
+def _load(text: str) -> Any:
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:
+        raise ValueError("no JSON") from None
+    if end != len(text):
+        raise ValueError("more than JSON")
+    return value
 
 
 def encode(request_id: int, message: Message) -> bytes:
     """Write a message down, but for its descriptors."""
-    count = len(message.descriptors())
-    if count > MAX_DESCRIPTORS:
-        raise ProtocolError(f"{count} descriptors are more than one message can carry ({MAX_DESCRIPTORS})", request_id)
     cls = type(message)
-    body = {name: value for name, value in message.__dict__.items() if name not in cls.descriptor_fields}
-    return _dump([cls.__name__, request_id, body]).encode()
+    body = message.__dict__
+    if cls.descriptor_fields:
+        count = len(message.descriptors())
+        if count > MAX_DESCRIPTORS:
+            raise ProtocolError(f"{count} descriptors are more than one message can carry ({MAX_DESCRIPTORS})", request_id)
+        body = {name: value for name, value in body.items() if name not in cls.descriptor_fields}
+    return "".join(_chunks([cls.__name__, request_id, body], 0)).encode()
 
 
 class DescriptorsLost(ProtocolError):
@@ -61,8 +87,10 @@ def decode(packet: Packet, known: Mapping[str, type[M]]) -> tuple[int, M]:
         cls = known[name]
         if not body.keys().isdisjoint(cls.descriptor_fields):
             raise ValueError("a descriptor came as a number")  # SECURITY: it would be one of the receiver's own
-        values = {field: tuple(value) if type(value) is list else value for field, value in body.items()}
-        return request_id, cls(**values, **_placed(cls, packet.descriptors))
+        for field, value in body.items():
+            if type(value) is list:
+                body[field] = tuple(value)
+        return request_id, cls(**body, **_placed(cls, packet.descriptors))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ProtocolError(f"no message: {error!r:.200} in {packet.data[:80]!r}", request_id) from None
 

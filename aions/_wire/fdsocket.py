@@ -7,15 +7,19 @@ Rule 3. Bytes beyond INLINE_LIMIT travel in a memfd, which comes last among the 
 
 from __future__ import annotations
 
+import _socket as socket  # without the enums of `socket`, which take longer to import than all the rest of a worker
 import array
 import errno
 import fcntl
 import os
-import socket
-from collections.abc import Iterable, Sequence
 
 from aions._errors import ProtocolError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+DONTWAIT: int = socket.MSG_DONTWAIT
 INLINE_LIMIT = 64 * 1024
 LARGEST = 256 * 1024 * 1024
 """More than any request needs. The limit is there so that a worker that lies cannot make the app swallow all memory."""
@@ -55,8 +59,8 @@ def send(sock: socket.socket, data: bytes, descriptors: Sequence[int] = (), flag
         if len(data) > INLINE_LIMIT:
             memfd = to_memfd(data)
             data, descriptors = _IN_MEMFD, [*descriptors, memfd]
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        sock.sendmsg([data], rights, flags)
+        rights = ((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors)),) if descriptors else ()
+        sock.sendmsg((data,), rights, flags)
     except OverflowError:  # no descriptor has such a number
         raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
     finally:

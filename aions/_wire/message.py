@@ -7,10 +7,9 @@ by `dataclasses`, because importing that takes the forkserver longer than starti
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, ClassVar, NoReturn, dataclass_transform
 else:
 
@@ -39,12 +38,15 @@ def _tuple_of(check: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: type(value) is tuple and all(map(check, value))
 
 
+_STRINGS = frozenset((str,))
+
+
+def _are_strings(value: object) -> bool:
+    return type(value) is tuple and _STRINGS.issuperset(map(type, value))
+
+
 def _optional(check: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or check(value)
-
-
-def _is_str_dict(value: object) -> bool:
-    return type(value) is dict and all(map(_is_str, value)) and all(map(_is_str, value.values()))
 
 
 _CHECKS: dict[str, Callable[[object], bool]] = {
@@ -55,8 +57,7 @@ _CHECKS: dict[str, Callable[[object], bool]] = {
     "str | None": _optional(_is_str),
     "tuple[int, ...]": _tuple_of(_is_int),
     "tuple[int, ...] | None": _optional(_tuple_of(_is_int)),
-    "tuple[str, ...]": _tuple_of(_is_str),
-    "dict[str, str]": _is_str_dict,
+    "tuple[str, ...]": _are_strings,
     "Descriptor": _is_int,
     MANY: _tuple_of(_is_int),
 }
@@ -73,6 +74,7 @@ class Message:
 
     fields: ClassVar[dict[str, str]] = {}
     descriptor_fields: ClassVar[tuple[str, ...]] = ()
+    _checks: ClassVar[tuple[tuple[str, Callable[[object], bool]], ...]] = ()
 
     def __init_subclass__(cls) -> None:
         cls.fields = dict(cls.__annotations__)
@@ -80,15 +82,16 @@ class Message:
         unknown = set(cls.fields.values()) - set(_CHECKS)
         if unknown:
             raise TypeError(f"{cls.__name__}: no check for fields of type {unknown}")
+        cls._checks = tuple((name, _CHECKS[kind]) for name, kind in cls.fields.items())
 
     def __init__(self, *values: Any, **named: Any) -> None:
         cls = type(self)
-        given = dict(zip(cls.fields, values, strict=False)) | named
+        given = dict(zip(cls.fields, values, strict=False)) | named if values else named
         if len(given) != len(cls.fields) or len(values) + len(named) != len(given) or given.keys() != cls.fields.keys():
             raise TypeError(f"{cls.__name__} takes exactly {', '.join(cls.fields) or 'no fields'}")
-        for name, kind in cls.fields.items():
-            if not _CHECKS[kind](given[name]):
-                raise TypeError(f"{cls.__name__}.{name}: {given[name]!r:.80} is no {kind}")
+        for name, check in cls._checks:
+            if not check(given[name]):
+                raise TypeError(f"{cls.__name__}.{name}: {given[name]!r:.80} is no {cls.fields[name]}")
         self.__dict__.update(given)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:

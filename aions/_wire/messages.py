@@ -19,8 +19,13 @@ class Reply(Message):
 
 
 class Fork(Request):
-    """Fork a worker that serves `socket`. `exit` is the pipe that gets its exit status; closed by the app, it ends."""
+    """Fork a worker that serves `socket`. `exit` is the pipe that gets its exit status; closed by the app, it ends.
 
+    `process_group` and `session` are the app's.
+    """
+
+    process_group: int
+    session: int
     socket: Descriptor
     exit: Descriptor
 
@@ -77,12 +82,15 @@ class OpenSocket(Request):
 
 
 class Spawn(Request):
-    """Run a command. `process_group` and `session` are the app's; `passed` become the numbers `pass_fds` inside."""
+    """Run a command, with an `environment` of NAME=value. `process_group` and `session` are the app's.
+
+    `passed` become the numbers `pass_fds` inside.
+    """
 
     arguments: tuple[str, ...]
     shell: bool
     directory: str | None
-    environment: dict[str, str]
+    environment: tuple[str, ...]
     process_group: int
     session: int
     new_session: bool

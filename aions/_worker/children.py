@@ -7,37 +7,57 @@ gave up waiting, or was killed), the child is killed: nothing that the app canno
 from __future__ import annotations
 
 import os
-import select
-import signal
-from collections.abc import Iterable
 
+from aions._sys import libc
 from aions._sys import proc as procfs
+from aions._worker import signals
+from aions._worker.signals import kill_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from subprocess import Popen
+    from select import poll
+
+
+_POLLIN = 1
 
 
 class Children:
-    """The children that were asked for, by pid as this process counts."""
+    """The children that were asked for, by pid as this process counts. `sigchld` is ready once some may have ended."""
 
-    def __init__(self, poller: select.poll) -> None:
+    def __init__(self, poller: poll) -> None:
+        self.sigchld = -1
+        self._sigchld_writer = -1
         self._poller = poller
         self._lifelines: dict[int, int] = {}
         self._pids: dict[int, int] = {}
-        self._commands: dict[int, Popen[bytes]] = {}
+        signals.wake_nobody()
 
-    def add(self, pid: int, lifeline: int, command: Popen[bytes] | None = None) -> None:
+    def expect(self) -> None:
+        """Get ready for the first child: have SIGCHLD wake the loop, and adopt orphans."""
+        if self.sigchld < 0:
+            self.sigchld, self._sigchld_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            signals.wake_by(self._sigchld_writer)
+            libc.become_subreaper()
+            self._poller.register(self.sigchld, _POLLIN)
+
+    def expect_again(self) -> None:
+        """Put right what a user's function may have changed, and wake the loop for what it may have missed."""
+        self.expect()
+        signals.wake_by(self._sigchld_writer)
+        try:
+            os.write(self._sigchld_writer, b"\0")
+        except BlockingIOError:
+            pass  # full, so it will wake
+
+    def add(self, pid: int, lifeline: int) -> None:
         """Look after a child. The lifeline is duplicated; killing the child is all that happens where that fails."""
         try:
             lifeline = os.dup(lifeline)
         except OSError:
-            os.kill(pid, signal.SIGKILL)
+            kill_all([pid])
             raise
         self._lifelines[pid] = lifeline
         self._pids[lifeline] = pid
-        if command is not None:
-            self._commands[pid] = command
         self._poller.register(lifeline, 0)  # only POLLERR: nobody reads at the other end any more
 
     def let_go(self, lifeline: int) -> None:
@@ -63,9 +83,6 @@ class Children:
         lifeline = self._lifelines.pop(pid, None)
         if lifeline is None:
             return False
-        command = self._commands.pop(pid, None)
-        if command is not None:
-            command.returncode = status
         del self._pids[lifeline]
         try:
             self._poller.unregister(lifeline)
@@ -80,7 +97,7 @@ class Children:
 
     def strays(self, proc: int) -> list[int]:
         """Return the children that were never asked for: orphans of a worker that has ended."""
-        return [pid for pid in procfs.children(proc, "self") if pid not in self._lifelines]
+        return [pid for pid in procfs.own_children(proc) if pid not in self._lifelines]
 
 
 def descendants(proc: int, pid: int | str) -> list[int]:
@@ -89,15 +106,6 @@ def descendants(proc: int, pid: int | str) -> list[int]:
     for child in found:  # grows as it goes
         found += procfs.children(proc, child)
     return found
-
-
-def kill_all(pids: Iterable[int]) -> None:
-    """SIGKILL processes, of which some may be gone, or be another user's (a setuid program)."""
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 MAX_ROUNDS = 100

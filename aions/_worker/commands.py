@@ -1,114 +1,186 @@
-"""Running a command: `subprocess` in the worker, with the app's descriptors."""
+"""Running a command: by posix_spawn(3), or, where more has to be changed before it runs than that can do, by a fork.
+
+The app's descriptors take their places in the command's process only, so the worker's own are never in the way.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-import subprocess
 
-from aions._sys.calls import KernelError
-from aions._wire.fdsocket import close_all
-from aions._wire.messages import Spawn
-from aions._worker.loop import Server
+from aions._sys import proc as procfs
+from aions._sys.calls import KernelError, call
+from aions._sys.spawn import posix_spawn
+from aions._wire import codec
+from aions._wire.fdsocket import Packet, close_all
+from aions._wire.messages import Failed, Spawn
+from aions._worker import signals
+from aions._worker.groups import AppsGroup
+from aions._worker.loop import Server, failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import NoReturn
+
+    Start = Callable[[str, list[str]], int]
 
 
 def spawn(server: Server, request: Spawn) -> int:
     """Start a command and return its pid as this process counts."""
-    if request.pass_fds:
-        server.ignore_children()  # the number of the pipe that SIGCHLD writes to may be another's for the moment
+    server.children.expect()
+    procfs.close_on_exec(server.home.proc, 3)  # what a user's function may have left open
+    with Placed(request) as places, AppsGroup(server.home, request.process_group, request.session) as group:
+        pid = _started(request, places, None if request.new_session else group)
+    server.children.add(pid, request.exit)
+    return pid
+
+
+def _started(request: Spawn, places: dict[int, int], group: int | None) -> int:
+    if (request.user, request.group, request.extra_groups) != (None, None, None):
+        return _forked(request, places, group)
     try:
-        command = _started(server, request)
-    finally:
-        if request.pass_fds:
-            server.watch_children_again()
-    server.children.add(command.pid, request.exit, command)
-    return command.pid
+        return _spawned(request, places, group)
+    except KernelError:
+        if request.directory is None:
+            raise
+        return _forked(request, places, group)  # which tells whether it is about the directory or about the program
 
 
-def _started(server: Server, request: Spawn) -> subprocess.Popen[bytes]:
-    with _Placed(request) as (stdin, stdout, stderr):
-        try:
-            return subprocess.Popen(
-                request.arguments[0] if request.shell else list(request.arguments),
-                shell=request.shell,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                cwd=request.directory,
-                env=request.environment,
-                start_new_session=request.new_session,
-                process_group=_process_group(server, request),
-                pass_fds=request.pass_fds,
-                user=request.user,
-                group=request.group,
-                extra_groups=request.extra_groups,
-                umask=request.umask,
-            )
-        except OSError as error:
-            raise KernelError(error.errno or 0, "execve" if error.filename else "clone", error.filename) from None
-
-
-def _process_group(server: Server, request: Spawn) -> int | None:
-    """Return the app's process group where a command can be in it: in the same session, and where its number is known."""
-    known = server.home.is_pid_namespace_for_children() and request.session == os.getsid(0)
-    return request.process_group if known and not request.new_session else None
-
-
-class _Placed:
-    """For a while, `pass_fds` hold the passed descriptors under the very numbers that the command shall see.
-
-    Whatever this worker has under those numbers is kept elsewhere meanwhile, and comes back: nothing else runs in between.
-    """
+class Placed:
+    """Which descriptor is to become which number in the command. Those in the way of others are copied to other numbers."""
 
     def __init__(self, request: Spawn) -> None:
-        self._request = request
-        self._above = max(request.pass_fds, default=0) + 1
-        self._kept: dict[int, int | None] = {}
+        self._wanted = {0: request.stdin, 1: request.stdout, 2: request.stderr}
+        self._wanted |= zip(request.pass_fds, request.passed, strict=True)
         self._copies: list[int] = []
 
-    def __enter__(self) -> tuple[int, int, int]:
-        request = self._request
-        standard = (request.stdin, request.stdout, request.stderr)
-        if not request.pass_fds:
-            return standard
+    def __enter__(self) -> dict[int, int]:
         try:
-            for descriptor in (*standard, *request.passed):
-                self._copies.append(self._copy(descriptor))
-            for number, copy in zip(request.pass_fds, self._copies[3:], strict=True):
-                self._lend(number, copy)
+            return {number: self._apart(descriptor, number) for number, descriptor in self._wanted.items()}
         except BaseException:
             self.__exit__()
             raise
-        stdin, stdout, stderr = self._copies[:3]
-        return stdin, stdout, stderr
-
-    def _lend(self, number: int, copy: int) -> None:
-        kept = self._copy_if_open(number)
-        try:
-            os.dup2(copy, number)
-        except OSError:
-            if kept is not None:
-                os.close(kept)
-            raise
-        self._kept[number] = kept
 
     def __exit__(self, *_exception: object) -> None:
-        for number, kept in self._kept.items():
-            if kept is None:
-                os.close(number)
-            else:
-                os.dup2(kept, number, inheritable=False)
-                os.close(kept)
         close_all(self._copies)
 
-    def _copy(self, descriptor: int) -> int:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, self._above)
+    def _apart(self, descriptor: int, number: int) -> int:
+        while descriptor in self._wanted and descriptor != number:
+            descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+            self._copies.append(descriptor)
+        return descriptor
 
-    def _copy_if_open(self, number: int) -> int | None:
+
+def _spawned(request: Spawn, places: dict[int, int], group: int | None) -> int:
+    """Start a command by posix_spawn(3), which does not copy this process."""
+
+    def start(program: str, arguments: list[str]) -> int:
+        return posix_spawn(program, arguments, request.environment, places, request.directory, group, request.new_session)
+
+    before = os.umask(request.umask) if request.umask >= 0 else -1
+    try:
+        return _first_found(request, "posix_spawn", start)
+    finally:
+        if before >= 0:
+            os.umask(before)
+
+
+def _forked(request: Spawn, places: dict[int, int], group: int | None) -> int:
+    """Start a command by fork(2) and execve(2). If anything in between fails, that comes out of a pipe which exec closes."""
+    reading, writing = os.pipe()
+    pid = 0
+    try:
+        pid = call(lambda: "fork()", os.fork)
+        if pid == 0:
+            _become(request, places, group, writing)
+        os.close(writing)
+        writing = -1
+        report = b"".join(iter(lambda: os.read(reading, 65536), b""))
+    finally:
+        close_all(descriptor for descriptor in (reading, writing) if descriptor >= 0)
+    if report:
+        os.waitpid(pid, 0)
+        _, failed = codec.decode(Packet(report, []), {"Failed": Failed})
+        raise KernelError(failed.errno, failed.call, failed.path)
+    return pid
+
+
+def _become(request: Spawn, places: dict[int, int], group: int | None, report: int) -> NoReturn:
+    """Become the command, in the fork."""
+    try:
+        while report in places:
+            report = os.dup(report)
+        _place(places)
+        _prepare(request, group)
+        environment = dict(variable.split("=", 1) for variable in request.environment)
+        _first_found(request, "execve", lambda program, arguments: os.execve(program, arguments, environment))  # noqa: S606
+    except OSError as error:
+        os.write(report, codec.encode(0, failure(error)))
+    finally:
+        os._exit(255)
+
+
+def _place(places: dict[int, int]) -> None:
+    for number, descriptor in places.items():
+        if number == descriptor:
+            os.set_inheritable(number, True)
+        else:
+            call(lambda: f"dup2({descriptor}, {number})", os.dup2, descriptor, number)  # noqa: B023 - called at once
+
+
+def _prepare(request: Spawn, group: int | None) -> None:
+    """Change the process into what the command is to find itself as, in the order in which `subprocess` does it."""
+    directory, uid, gid, groups = request.directory, request.user, request.group, request.extra_groups
+    if directory is not None:
+        call(lambda: f'chdir("{directory}")', os.chdir, directory, path=directory)
+    if request.umask >= 0:
+        os.umask(request.umask)
+    signals.restore()
+    if request.new_session:
+        call(lambda: "setsid()", os.setsid)
+    if group is not None:
+        call(lambda: f"setpgid(0, {group})", os.setpgid, 0, group)
+    if groups is not None:
+        call(lambda: f"setgroups({list(groups)})", os.setgroups, groups)
+    if gid is not None:
+        call(lambda: f"setregid({gid}, {gid})", os.setregid, gid, gid)
+    if uid is not None:
+        call(lambda: f"setreuid({uid}, {uid})", os.setreuid, uid, uid)
+
+
+def _first_found(request: Spawn, name: str, start: Start) -> int:
+    """Start the program from the first place that works, as execvpe(3) looks for it."""
+    arguments = ["/bin/sh", "-c", *request.arguments] if request.shell else list(request.arguments)
+    refused = KernelError(errno.ENOENT, f'{name}("{arguments[0]}", {arguments})', arguments[0])
+    for program in _places_of(arguments[0], request.environment):
         try:
-            return self._copy(number)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            return None
+            return call(lambda: f'{name}("{program}", {arguments})', start, program, arguments, path=arguments[0])  # noqa: B023
+        except KernelError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                refused = error
+    raise refused
+
+
+def _places_of(program: str, environment: tuple[str, ...]) -> Iterator[str]:
+    """Yield where a program may be: where its name says, or, if that is a bare one, where PATH says and there is something."""
+    if "/" in program:
+        yield program
+        return
+    paths = [variable[5:] for variable in environment if variable.startswith("PATH=")] or [os.defpath]
+    for directory in paths[0].split(":"):
+        place = f"{directory or '.'}/{program}"
+        if not directory.startswith("/") or _may_be_there(place):
+            yield place
+
+
+def _may_be_there(path: str) -> bool:
+    """Whether trying to run it can tell more than that there is nothing."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True

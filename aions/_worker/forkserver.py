@@ -6,21 +6,23 @@ gid maps of their namespaces, and that sees (and may kill) everything that they 
 
 from __future__ import annotations
 
+import _socket as socket
 import gc
 import os
 import select
-import signal
-import socket
 
 from aions._sys import proc as procfs
 from aions._wire.messages import Done, Kill
-from aions._worker.children import kill_all, kill_descendants
+from aions._worker import signals
+from aions._worker.children import kill_descendants
 from aions._worker.handlers import HANDLERS, preload
-from aions._worker.loop import Handlers, Home, Server
+from aions._worker.loop import Home, Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from aions._worker.loop import Handlers
 
 
 class Forkserver(Server):
@@ -42,7 +44,7 @@ class Forkserver(Server):
             strays = self.children.strays(self.home.proc)
             for pid in strays:
                 kill_descendants(self.home.proc, pid)
-            kill_all(strays)
+            signals.kill_all(strays)
 
     def end(self) -> NoReturn:
         kill_descendants(self.home.proc, "self")
@@ -54,7 +56,7 @@ def kill(server: Server, request: Kill) -> Done:
     pid = procfs.pid_of(server.home.proc, request.pidfd)
     if pid > 0:
         kill_descendants(server.home.proc, pid)
-        signal.pidfd_send_signal(request.pidfd, signal.SIGKILL)
+        signals.kill(request.pidfd)
     return Done()
 
 
@@ -64,7 +66,7 @@ FORKSERVER_HANDLERS: Handlers = {**HANDLERS, "Kill": kill}
 def serve(connection: int, app: int) -> NoReturn:
     """Serve the app, whose pidfd is `app`, until it is gone."""
     os.setpgid(0, 0)  # Ctrl-C in a terminal is for the app and its commands
-    reset_signals()
+    signals.set_up()
     sock = socket.socket(fileno=connection)
     for descriptor in (connection, app):
         os.set_inheritable(descriptor, False)
@@ -74,11 +76,3 @@ def serve(connection: int, app: int) -> NoReturn:
     preload()
     gc.freeze()
     server.serve()
-
-
-def reset_signals() -> None:
-    """Undo what the app ignores or blocks, which exec hands on: a command must not inherit it."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it; commands get the default back

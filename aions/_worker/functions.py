@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import _pickle as pickle
 import os
-import pickle
-import signal
-import site
 import sys
-from types import ModuleType
 
 from aions._errors import AionsError
 from aions._sys import libc
@@ -16,6 +12,8 @@ from aions._wire import fdsocket
 from aions._wire.messages import Called, CallFunction
 from aions._worker.loop import Server
 from aions._worker.traceback import describe
+
+_PROTOCOL = 5
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,8 +38,8 @@ def call(server: Server, request: CallFunction) -> Called:
 
 def _recover(server: Server) -> None:
     """Put right what a function may have changed under the loop."""
-    server.watch_children_again()
-    libc.die_with_parent(signal.SIGKILL)
+    server.children.expect_again()
+    libc.die_with_parent()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -53,24 +51,32 @@ def _unpickled(request: CallFunction) -> tuple[Any, tuple[Any, ...]]:
     payload = fdsocket.from_memfd(request.call, largest=None)
     if sys.path != list(request.path):
         sys.path[:] = request.path
-        importlib.invalidate_caches()
     if request.main is not None and b"__main__" in payload and "__mp_main__" not in sys.modules:
         _import_main(request.main)
     try:
         function, arguments = pickle.loads(payload)
     except ImportError:
-        for directory in list(sys.path):  # what .pth files make importable: editable installations, mostly
-            if directory.endswith("site-packages"):
-                site.addsitedir(directory)
+        _look_again()
         function, arguments = pickle.loads(payload)
     return function, arguments
+
+
+def _look_again() -> None:
+    """Make importable what was written just now, and what .pth files name (editable installations, mostly)."""
+    import importlib
+    import site
+
+    importlib.invalidate_caches()
+    for directory in list(sys.path):
+        if directory.endswith("site-packages"):
+            site.addsitedir(directory)
 
 
 def _import_main(path: str) -> None:
     """Load the app's main file as multiprocessing does: under another name, so that its own guard keeps it from running."""
     import runpy
 
-    main = ModuleType("__mp_main__")
+    main = type(sys)("__mp_main__")
     main.__dict__.update(runpy.run_path(path, run_name="__mp_main__"))
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
 
@@ -78,7 +84,7 @@ def _import_main(path: str) -> None:
 def _pickled(returned: bool, value: Any) -> bytes:
     """Pickle an outcome. An exception that cannot make the journey is replaced by one that says so."""
     try:
-        payload = pickle.dumps((returned, value), pickle.HIGHEST_PROTOCOL)
+        payload = pickle.dumps((returned, value), _PROTOCOL)
         if not returned:
             pickle.loads(payload)
         return payload
@@ -88,4 +94,4 @@ def _pickled(returned: bool, value: Any) -> bytes:
         stand_in = AionsError(f"{type(value).__module__}.{type(value).__qualname__}: {value}")
         for note in getattr(value, "__notes__", ()):
             stand_in.add_note(note)
-        return pickle.dumps((False, stand_in), pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps((False, stand_in), _PROTOCOL)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import _socket as socket
 import os
 import select
-import signal
-import socket
 import time
-from collections.abc import Callable
 
 from aions._sys import libc, namespaces
 from aions._sys import proc as procfs
@@ -15,12 +13,17 @@ from aions._sys.calls import KernelError, call
 from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
 from aions._wire.messages import Done, Identified, Opened, Started
-from aions._worker.loop import Handlers, Server
+from aions._worker.groups import AppsGroup
+from aions._worker.loop import Server
+from aions._worker.signals import kill_all
 from aions._worker.traceback import describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
+
+    from aions._worker.loop import Handlers
 
 
 def preload() -> None:
@@ -35,23 +38,33 @@ def preload() -> None:
 
 def fork(server: Server, request: messages.Fork) -> Started:
     """Fork a worker: in the child, never return."""
-    parent = server.pidfd
+    server.children.expect()
     wait_for_single_thread(server)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            become_worker(server, request.socket, parent)
-        except BaseException as error:
-            os.write(2, f"aions: worker {os.getpid()}: {error!r}\n{describe(error.__traceback__)}\n".encode())
-        finally:
-            os._exit(1)
+    parent = os.pidfd_open(os.getpid())
+    try:
+        with AppsGroup(server.home, request.process_group, request.session):
+            pid = call(lambda: "fork()", os.fork)
+            if pid == 0:
+                serve_as_worker(server, request.socket, parent)
+    finally:
+        os.close(parent)
     server.children.add(pid, request.exit)
     return started(server, pid)
 
 
+def serve_as_worker(parent: Server, connection: int, parent_pidfd: int) -> NoReturn:
+    """Do all that the fork does; whatever happens, it does not return into the code of its parent."""
+    try:
+        become_worker(parent, connection, parent_pidfd)
+    except BaseException as error:
+        os.write(2, f"aions: worker {os.getpid()}: {error!r}\n{describe(error.__traceback__)}\n".encode())
+    finally:
+        os._exit(1)
+
+
 def become_worker(parent: Server, connection: int, parent_pidfd: int) -> NoReturn:
     """Turn the fork of a worker into one of its own: nothing of the parent's stays open but the way home."""
-    libc.die_with_parent(signal.SIGKILL)
+    libc.die_with_parent()
     if select.select([parent_pidfd], [], [], 0)[0]:
         os._exit(0)  # the parent ended before it could be told to take us along
     parent.connection.detach()
@@ -73,9 +86,9 @@ def started(server: Server, pid: int) -> Started:
     """Describe a child that was just started, to the app: its pid as the app sees it."""
     try:
         pidfd = os.pidfd_open(pid)
-        seen = pid if server.in_home_pid_namespace else procfs.pid_of(server.home.proc, pidfd)
+        seen = pid if server.home.is_pid_namespace() else procfs.pid_of(server.home.proc, pidfd)
     except OSError:
-        os.kill(pid, signal.SIGKILL)
+        kill_all([pid])
         raise
     return Started(seen, pidfd)
 
@@ -84,7 +97,7 @@ def unshare(server: Server, request: messages.Unshare) -> Done:
     if request.namespaces & CLONE_NEWUSER:
         wait_for_single_thread(server)
     with_threads_named(server, libc.unshare, request.namespaces)
-    libc.die_with_parent(signal.SIGKILL)  # cleared by a change of credentials
+    libc.die_with_parent()  # cleared by a change of credentials
     return Done()
 
 
@@ -93,7 +106,7 @@ def set_namespace(server: Server, request: messages.SetNamespace) -> Done:
     if request.namespaces & (CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWTIME) or request.namespaces == 0:
         wait_for_single_thread(server)
     with_threads_named(server, libc.setns, request.target, request.namespaces)
-    libc.die_with_parent(signal.SIGKILL)
+    libc.die_with_parent()
     return Done()
 
 

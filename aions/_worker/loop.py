@@ -8,15 +8,12 @@ Rule 4. A child leaves by `os._exit` or by a signal, never through the code of i
 
 from __future__ import annotations
 
+import _socket as socket
 import errno
 import os
 import select
-import signal
-import socket
-from collections.abc import Callable, Mapping
 
 from aions._errors import ProtocolError
-from aions._sys import libc
 from aions._sys import proc as procfs
 from aions._wire import codec, fdsocket
 from aions._wire.messages import REQUESTS, Failed, Rejected, Reply
@@ -24,9 +21,10 @@ from aions._worker.children import Children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from collections.abc import Callable, Mapping
+    from typing import NoReturn, TypeAlias
 
-Handlers = Mapping[str, Callable[..., Reply]]
+    Handlers: TypeAlias = Mapping[str, Callable[..., Reply]]
 
 
 class Home:
@@ -55,35 +53,10 @@ class Server:
         self.connection = connection
         self.home = home
         self.handlers = handlers
-        self.in_home_pid_namespace = home.is_pid_namespace()
-        self.pidfd = os.pidfd_open(os.getpid())
         self.poller = select.poll()
         self.children = Children(self.poller)
         self.last_function: str | None = None
-        self._sigchld, self._sigchld_writer = os.pipe()
-        os.set_blocking(self._sigchld, False)
-        os.set_blocking(self._sigchld_writer, False)
-        self.watch_children()
-        libc.become_subreaper()
         self.poller.register(connection, select.POLLIN)
-        self.poller.register(self._sigchld, select.POLLIN)
-
-    def watch_children(self) -> None:
-        """Have SIGCHLD wake the loop."""
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._sigchld_writer, warn_on_full_buffer=False)
-
-    def ignore_children(self) -> None:
-        """Stop that for a while."""
-        signal.set_wakeup_fd(-1)
-
-    def watch_children_again(self) -> None:
-        """Have SIGCHLD wake the loop again, and wake it once, for what it may have missed."""
-        self.watch_children()
-        try:
-            os.write(self._sigchld_writer, b"\0")
-        except BlockingIOError:
-            pass  # full, so it will wake
 
     def serve(self) -> NoReturn:
         """Serve until the app goes away.
@@ -98,8 +71,8 @@ class Server:
         """Do what a descriptor that became ready asks for."""
         if descriptor == self.connection.fileno():
             self.answer_one()
-        elif descriptor == self._sigchld:
-            os.read(self._sigchld, 4096)
+        elif descriptor == self.children.sigchld:
+            os.read(descriptor, 4096)
             self.reap()
         else:
             self.children.let_go(descriptor)

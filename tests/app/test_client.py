@@ -299,7 +299,7 @@ async def test_a_request_with_too_many_descriptors_is_refused_and_the_connection
                 arguments=(),
                 shell=False,
                 directory=None,
-                environment={},
+                environment=(),
                 process_group=0,
                 session=0,
                 new_session=False,

@@ -50,12 +50,6 @@ def test_a_refused_setns_names_the_call() -> None:
     assert (caught.value.errno, caught.value.call) == (errno.EBADF, "setns(-1, CLONE_NEWNET)")
 
 
-def test_a_refused_prctl_names_the_call() -> None:
-    with pytest.raises(KernelError) as caught:
-        libc.die_with_parent(12345)
-    assert (caught.value.errno, caught.value.call) == (errno.EINVAL, "prctl(PR_SET_PDEATHSIG, 12345)")
-
-
 def test_a_child_that_dies_with_its_parent_does() -> None:
     def grandparent() -> None:
         libc.become_subreaper()
@@ -64,7 +58,7 @@ def test_a_child_that_dies_with_its_parent_does() -> None:
         if parent == 0:
             child = os.fork()
             if child == 0:
-                libc.die_with_parent(signal.SIGKILL)
+                libc.die_with_parent()
                 os.write(writing, b"%d" % os.getpid())
                 signal.pause()
             os.read(reading, 0)

@@ -53,10 +53,12 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "tuple[int, ...]": st.lists(integers, max_size=5).map(tuple),
     "tuple[int, ...] | None": st.none() | st.lists(integers, max_size=5).map(tuple),
     "tuple[str, ...]": st.lists(texts, max_size=5).map(tuple),
-    "dict[str, str]": st.dictionaries(texts, texts, max_size=5),
     "Descriptor": st.just(0),
     MANY: st.integers(0, 5).map(lambda count: (0,) * count),
 }
+
+NUMBERS = {"process_group": 7, "session": 8}
+"""What a Fork has besides its descriptors."""
 
 
 def messages(cls: type[Message]) -> st.SearchStrategy[Message]:
@@ -138,7 +140,7 @@ def spawn(passed: int, argument: str = "") -> Spawn:
         arguments=(argument,),
         shell=False,
         directory=None,
-        environment={},
+        environment=(),
         process_group=0,
         session=0,
         new_session=False,
@@ -242,7 +244,14 @@ def test_the_error_names_request_0_where_it_could_not_be_read() -> None:
 
 @pytest.mark.parametrize(
     ("name", "body", "count"),
-    [("Done", {}, 1), ("Opened", {}, 0), ("Opened", {}, 2), ("Started", {"pid": 1}, 0), ("Fork", {}, 1), ("Fork", {}, 3)],
+    [
+        ("Done", {}, 1),
+        ("Opened", {}, 0),
+        ("Opened", {}, 2),
+        ("Started", {"pid": 1}, 0),
+        ("Fork", NUMBERS, 1),
+        ("Fork", NUMBERS, 3),
+    ],
 )
 def test_descriptors_too_many_or_too_few_are_refused_and_remain_the_packets(
     name: str, body: dict[str, object], count: int
@@ -260,8 +269,8 @@ def test_descriptors_too_many_or_too_few_are_refused_and_remain_the_packets(
         ("Opened", {"descriptor": 0}),
         ("Started", {"pid": 1, "pidfd": 0}),
         ("Called", {"outcome": 0}),
-        ("Fork", {"socket": 0, "exit": 1}),
-        ("Fork", {"exit": 1}),
+        ("Fork", {**NUMBERS, "socket": 0, "exit": 1}),
+        ("Fork", {**NUMBERS, "exit": 1}),
     ],
 )
 def test_a_descriptor_cannot_be_named_by_its_number(name: str, body: dict[str, object], descriptors: list[int]) -> None:
@@ -271,7 +280,7 @@ def test_a_descriptor_cannot_be_named_by_its_number(name: str, body: dict[str, o
 
 
 def test_descriptors_fill_the_fields_in_order() -> None:
-    assert decode(packet("Fork", 1, {}, [100, 101]), REQUESTS) == (1, Fork(100, 101))
+    assert decode(packet("Fork", 1, NUMBERS, [100, 101]), REQUESTS) == (1, Fork(7, 8, 100, 101))
     assert decode(packet("Opened", 1, {}, [100]), REPLIES) == (1, Opened(100))
 
 
@@ -343,7 +352,7 @@ def samples() -> list[Message]:
     """Return one message of each kind that is worth mutating, with 0 for each descriptor."""
     return [
         spawn(3, "argument"),
-        Fork(0, 0),
+        Fork(0, 0, 0, 0),
         SetNamespace(0x40000000, 0),
         CallFunction(("/usr/lib", "/usr/lib/python3"), None, 0),
         Done(),

@@ -20,7 +20,6 @@ class Everything(Message):
     numbers: tuple[int, ...]
     maybe_numbers: tuple[int, ...] | None
     texts: tuple[str, ...]
-    names: dict[str, str]
     first: Descriptor
     second: Descriptor
     rest: tuple[Descriptor, ...]
@@ -48,7 +47,6 @@ VALID: dict[str, Any] = {
     "numbers": (1, 2),
     "maybe_numbers": None,
     "texts": ("a",),
-    "names": {"a": "b"},
     "first": 10,
     "second": 11,
     "rest": (12, 13),
@@ -63,7 +61,6 @@ WRONG: dict[str, list[object]] = {
     "numbers": [[1], (1, "2"), (1, None), (True,), None, (LARGEST_INT + 1,)],
     "maybe_numbers": [[], (None,)],
     "texts": [["a"], ("a", b"b"), "ab"],
-    "names": [{"a": 1}, {1: "a"}, [("a", "b")], None],
     "first": [None, True, "10", LARGEST_INT + 1],
     "second": [(11,), 11.0],
     "rest": [[12], (None,), 12],

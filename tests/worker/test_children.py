@@ -6,7 +6,6 @@ import errno
 import os
 import select
 import signal
-import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from aions._sys import libc, proc
-from aions._worker.children import Children, descendants, kill_all, kill_descendants
+from aions._worker.children import Children, descendants, kill_descendants
+from aions._worker.signals import kill_all
 from tests.wire.full_table import room_for
 from tests.worker.apart import apart
 
@@ -95,19 +95,6 @@ def test_reaping_collects_all_that_have_ended_and_nobody_else() -> None:
         assert select.select([running_lifeline], [], [], 0)[0] == []
         assert family.children.reap() is False
         kill_descendants(family.proc, "self")
-
-    apart(worker)
-
-
-def test_reaping_tells_a_popen_how_its_process_has_ended() -> None:
-    def worker() -> None:
-        family = Family()
-        command = subprocess.Popen(["sh", "-c", "exit 3"])
-        _reading, writing = os.pipe()
-        family.children.add(command.pid, writing, command)
-        wait_until_ended(command.pid)
-        family.children.reap()
-        assert command.returncode == 3
 
     apart(worker)
 

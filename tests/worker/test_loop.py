@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -36,9 +37,12 @@ from aions._wire.messages import (
     WriteMap,
 )
 from aions._worker.handlers import HANDLERS
-from aions._worker.loop import Handlers, Home, Server, failure
+from aions._worker.loop import Home, Server, failure
 from tests.wire.full_table import room_for
 from tests.worker.apart import fork, join
+
+if TYPE_CHECKING:
+    from aions._worker.loop import Handlers
 
 
 def succeed(_server: Server, _request: Request) -> Done:
@@ -156,7 +160,7 @@ def test_a_bug_is_a_reply(app: App) -> None:
 
 
 def test_a_request_that_nobody_serves_here_is_a_reply(app: App) -> None:
-    assert app.ask(Fork(0, 0)) == Rejected("KeyError: 'Fork'")
+    assert app.ask(Fork(0, 0, 0, 0)) == Rejected("KeyError: 'Fork'")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,7 @@ def test_what_is_no_request_is_a_reply(app: App, data: bytes, request_id: int) -
 
 def test_descriptors_of_requests_and_of_replies_are_closed(app: App) -> None:
     before = app.ask(GetNamespaceID(None, "net"))
-    for request in (SetNamespace(0, 0), CallFunction((), None, 0), OpenSocket(0, 0, 0), Fork(0, 0)):
+    for request in (SetNamespace(0, 0), CallFunction((), None, 0), OpenSocket(0, 0, 0), Fork(0, 0, 0, 0)):
         close_all(app.ask(request).descriptors())
     assert app.ask(GetNamespaceID(None, "net")) == before
 
@@ -229,7 +233,7 @@ def spawn(command: str, lifeline: int) -> Spawn:
         arguments=("/bin/sh", "-c", command),
         shell=False,
         directory=None,
-        environment=dict(os.environ),
+        environment=tuple(f"{name}={value}" for name, value in os.environ.items()),
         process_group=os.getpgrp(),
         session=os.getsid(0),
         new_session=False,

@@ -1,0 +1,63 @@
+"""Signals, without the module `signal`: the enums that it makes take longer than the rest of a worker to import."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterable
+else:
+    import _signal as signal
+
+KILL = int(signal.SIGKILL)
+
+ALL = frozenset(map(int, signal.valid_signals())) - {KILL, int(signal.SIGSTOP)}
+"""Those that a process may do something about."""
+
+_FROM_TERMINALS = ("SIGINT", "SIGQUIT", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGHUP")
+
+
+def set_up() -> None:
+    """Undo what the app ignores or blocks, which exec hands on, and ignore what concerns the app and its commands only.
+
+    A worker can be in the app's process group, where a terminal sends to all; what it starts gets the defaults back.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in ALL:
+        signal.signal(number, signal.SIG_DFL)
+    for name in (*_FROM_TERMINALS, "SIGPIPE"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def restore() -> None:
+    """Have every signal do by default what it does, and none blocked: for a program that is to be executed."""
+    for number in ALL:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def wake_by(descriptor: int) -> None:
+    """Have SIGCHLD write a byte into a pipe."""
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+
+
+def wake_nobody() -> None:
+    """Write no bytes: the pipe was another process's."""
+    signal.set_wakeup_fd(-1)
+
+
+def kill(pidfd: int) -> None:
+    """Send SIGKILL by pidfd."""
+    signal.pidfd_send_signal(pidfd, KILL)
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    """SIGKILL processes, of which some may be gone, or be another user's (a setuid program)."""
+    for pid in pids:
+        try:
+            os.kill(pid, KILL)
+        except (ProcessLookupError, PermissionError):
+            pass
