@@ -101,6 +101,8 @@ def _complaint(name: str, error: Exception) -> int:
     """Tell on stderr why it did not work; return the exit status, which for a command that cannot be run is the shell's."""
     lines = [f"aions {name}: {error}", *(f"  {note}" for note in getattr(error, "__notes__", ()))]
     sys.stderr.write("\n".join(lines) + "\n")
-    if isinstance(error, OSError) and any(note.startswith("execve") for note in getattr(error, "__notes__", ())):
+    if isinstance(error, OSError) and any(
+        note.startswith(("execve", "posix_spawn")) for note in getattr(error, "__notes__", ())
+    ):
         return 127 if isinstance(error, FileNotFoundError) else 126
     return 1

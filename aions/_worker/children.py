@@ -42,7 +42,6 @@ class Children:
 
     def expect_again(self) -> None:
         """Put right what a user's function may have changed, and wake the loop for what it may have missed."""
-        self.expect()
         signals.wake_by(self._sigchld_writer)
         try:
             os.write(self._sigchld_writer, b"\0")

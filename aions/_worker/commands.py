@@ -158,7 +158,9 @@ def _first_found(request: Spawn, name: str, start: Start) -> int:
         try:
             return call(lambda: f'{name}("{program}", {arguments})', start, program, arguments, path=arguments[0])  # noqa: B023
         except KernelError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+                raise
+            if error.errno == errno.EACCES:
                 refused = error
     raise refused
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def call(server: Server, request: CallFunction) -> Called:
     """Call the function and send its outcome home."""
+    server.children.expect()
     pid = os.getpid()
     try:
         function, arguments = _unpickled(request)

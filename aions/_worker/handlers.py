@@ -156,12 +156,14 @@ def set_propagation(_server: Server, request: messages.SetPropagation) -> Done:
 
 
 def open_socket(_server: Server, request: messages.OpenSocket) -> Opened:
-    arguments = request.family, request.type | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, request.protocol
-    return Opened(call(lambda: f"socket{arguments}", _socket, *arguments))
+    family, type, protocol = request.family, request.type, request.protocol
+    return Opened(
+        call(lambda: f"socket({family}, {type}|SOCK_CLOEXEC|SOCK_NONBLOCK, {protocol})", _socket, family, type, protocol)
+    )
 
 
 def _socket(family: int, type: int, protocol: int) -> int:
-    return socket.socket(family, type, protocol).detach()
+    return socket.socket(family, type | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol).detach()
 
 
 def spawn(server: Server, request: messages.Spawn) -> Started:

@@ -60,6 +60,7 @@ class Known:
 async def known() -> AsyncIterator[Known]:
     fresh = [Namespace.USER, Namespace.NETWORK]
     async with open_worker(unshare=fresh) as first, open_worker(unshare=fresh) as second, open_worker(unshare=fresh) as worker:
+        await worker.run_process(["true"])  # which leaves it with what it needs for children
         others = {each.pid: await each.get_namespace_id(None, "net") for each in (first, second)}
         yield Known(worker, await worker.get_namespace_id(None, "net"), others)
 

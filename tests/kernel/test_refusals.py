@@ -150,14 +150,14 @@ async def test_a_descriptor_that_is_only_a_path(worker: Worker) -> None:
 
 async def test_a_map_is_written_once(inside: Worker) -> None:
     for _ in range(2):
-        with refusal(errno.EPERM, "write('0 ", "the forkserver", "Write each map once"):
+        with refusal(errno.EPERM, "write(", "the forkserver", "Write each map once"):
             await inside.write_user_mappings(None, [UserMapping(0, os.geteuid(), 1)])
-    with refusal(errno.EPERM, "write('0 ", "the forkserver", "Write each map once"):
+    with refusal(errno.EPERM, "write(", "the forkserver", "Write each map once"):
         await inside.write_group_mappings(None, [GroupMapping(0, os.getegid(), 1)])
 
 
 async def test_a_map_without_a_user_namespace(worker: Worker) -> None:
-    with refusal(errno.EPERM, "write('0 ", "the forkserver", "Namespace.USER"):
+    with refusal(errno.EPERM, "write(", "the forkserver", "Namespace.USER"):
         await worker.write_user_mappings(None, [UserMapping(0, os.geteuid(), 1)])
 
 
@@ -181,7 +181,7 @@ async def test_a_pid_namespace_whose_first_process_has_ended(inside: Worker) -> 
     async with inside.fork() as fork:
         await fork.unshare(Namespace.PID)
         assert await works(fork)
-        with refusal(errno.ENOMEM, "clone", named(fork), "first process"):
+        with refusal(errno.ENOMEM, "posix_spawn(", named(fork), "first process"):
             await fork.run_process(["true"])
         with refusal(errno.ENOMEM, "", named(fork), "first process"):
             async with fork.fork():
@@ -234,7 +234,7 @@ async def test_the_hosts_network_from_inside_a_user_namespace(inside: Worker) ->
 
 async def test_a_command_that_does_not_exist(worker: Worker) -> None:
     for command in (["no-such-command-anywhere"], ["/no/such/command"], ["./no"]):
-        with refusal(errno.ENOENT, "execve", named(worker), "No such program"):
+        with refusal(errno.ENOENT, "posix_spawn(", named(worker), "No such program"):
             await worker.run_process(command, env={"PATH": "/usr/bin:/bin"})
     with pytest.raises(FileNotFoundError, match="/no/such/command"):
         await worker.open_process(["/no/such/command"])
@@ -257,7 +257,7 @@ async def test_a_script_whose_interpreter_does_not_exist(worker: Worker, tmp_pat
     script = tmp_path / "script"
     script.write_text("#!/no/such/interpreter\n")
     script.chmod(0o755)
-    with refusal(errno.ENOENT, "execve", named(worker), "interpreter"):
+    with refusal(errno.ENOENT, "posix_spawn(", named(worker), "interpreter"):
         await worker.run_process([script])
 
 
@@ -271,19 +271,19 @@ async def test_a_clock_that_is_fixed(inside: Worker) -> None:
     async with inside.fork() as fork:
         await fork.unshare(Namespace.TIME)
         await fork.run_process(["true"])
-        with refusal(errno.EACCES, "write('monotonic 1 0')", named(fork), "started in the time namespace"):
+        with refusal(errno.EACCES, "write(", named(fork), "started in the time namespace"):
             await fork.set_clock_offset(Clock.MONOTONIC, 1)
 
 
 @pytest.mark.root
 async def test_a_clock_without_a_time_namespace(worker: Worker) -> None:
-    with refusal(errno.EACCES, "write('boottime 1 0')", named(worker), "no time namespace was unshared"):
+    with refusal(errno.EACCES, "write(", named(worker), "no time namespace was unshared"):
         await worker.set_clock_offset(Clock.BOOTTIME, 1)
 
 
 @pytest.mark.plain_user
 async def test_a_clock_of_the_host(worker: Worker) -> None:
-    with refusal(errno.EPERM, "write('boottime 1 0')", named(worker), "CAP_SYS_TIME"):
+    with refusal(errno.EPERM, "write(", named(worker), "CAP_SYS_TIME"):
         await worker.set_clock_offset(Clock.BOOTTIME, 1)
 
 
@@ -291,7 +291,7 @@ async def test_a_clock_of_the_host(worker: Worker) -> None:
 async def test_a_clock_that_would_stand_below_zero(inside: Worker) -> None:
     async with inside.fork() as fork:
         await fork.unshare(Namespace.TIME)
-        with refusal(errno.ERANGE, "write('monotonic -4000000000 0')", named(fork)):
+        with refusal(errno.ERANGE, "write(", named(fork)):
             await fork.set_clock_offset(Clock.MONOTONIC, -4_000_000_000)
         await fork.set_clock_offset(Clock.MONOTONIC, 1)
 
@@ -341,6 +341,6 @@ async def test_a_user_without_room_for_processes() -> None:
         with refusal(errno.EAGAIN, "", named(worker), "RLIMIT_NPROC"):
             async with worker.fork():
                 raise AssertionError
-        with refusal(errno.EAGAIN, "clone", named(worker), "RLIMIT_NPROC"):
+        with refusal(errno.EAGAIN, "posix_spawn(", named(worker), "RLIMIT_NPROC"):
             await worker.run_process(["true"])
         await worker.unshare(Namespace.USER)
