@@ -35,8 +35,9 @@ def _how(status: int | None) -> str:
 class Link(Connection):
     """The connection to a worker, and the forkserver that it descends from.
 
-    `moved` is set once the worker may have left the namespaces it was made in, `has_children` once it may have started a
-    process. Both are set before the request is sent, so that they hold whatever becomes of it.
+    `moved` is set once the worker may have left the namespaces it was made in, `entered` once it may be in some that the app
+    has not made, `has_children` once it may have started a process. They are set before the request is sent, so that they hold
+    whatever becomes of it.
     """
 
     def __init__(self, forkserver: Connection, client: Client, child: Child, parent: Link | None = None) -> None:
@@ -45,6 +46,7 @@ class Link(Connection):
         self.child = child
         self.parent = parent
         self.moved: bool = parent is not None and parent.moved
+        self.entered: bool = parent is not None and parent.entered
         self.has_children = False
         self.closed = False
 

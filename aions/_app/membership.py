@@ -29,7 +29,7 @@ async def set_namespace(worker: Link, fd: int | HasFileno, namespaces: Namespace
     """Join what a descriptor stands for."""
     flags = 0 if namespaces is None else combine(namespaces).value
     request = SetNamespace(flags, fd if isinstance(fd, int) else fd.fileno())
-    worker.moved = True
+    worker.moved = worker.entered = True
     await worker.call(request, Done)
 
 

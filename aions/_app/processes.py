@@ -175,7 +175,7 @@ async def open_process(
                 environment=_environment(env),
                 process_group=os.getpgrp(),
                 session=os.getsid(0),
-                new_session=start_new_session,
+                new_session=start_new_session or (worker.entered and not any(map(_is_terminal, (stdin, stdout, stderr)))),
                 user=None if user is None else _user_id(user),
                 group=None if group is None else _group_id(group),
                 extra_groups=None if extra_groups is None else tuple(map(_group_id, extra_groups)),
@@ -243,6 +243,16 @@ def _given(stream: Stream, inherited: int, theirs: ExitStack) -> int:
         theirs.callback(null.close)
         return null.fileno()
     return stream if isinstance(stream, int) else stream.fileno()
+
+
+def _is_terminal(stream: Stream) -> bool:
+    """Whether a stream is a terminal that was handed over on purpose; those that a command merely inherits are not.
+
+    SECURITY: a process can type into the terminal of its session (TIOCSTI), and so run commands as whoever sits there.
+    """
+    if stream is None or stream in (PIPE, STDOUT, DEVNULL):
+        return False
+    return os.isatty(stream if isinstance(stream, int) else stream.fileno())
 
 
 def _user_id(user: str | int) -> int:

@@ -210,6 +210,10 @@ class Worker:
         worker's working directory; without `env` it gets the app's environment; None as a stream means the app's own. Names of
         users and groups are looked up by the app.
 
+        It starts with all signals at their defaults and none blocked, in the app's process group: what a terminal sends to the
+        app, it gets as well. Once the worker has entered a namespace that the app has not made, commands get a session of their
+        own instead, unless one of the streams is given and is a terminal (`stdin=sys.stdin`).
+
         Raises:
             OSError: ENOENT: no such program or directory there. ENOMEM: the worker's pid namespace has ended.
             subprocess.CalledProcessError: another status than 0, unless `check=False`.

@@ -20,7 +20,7 @@ from aions import Namespace, Worker, open_worker
 from tests.kernel import called
 from tests.kernel.pipes import open_pipe
 from tests.kernel.scripts import run_script
-from tests.kernel.targets import name_of, on_one_loop
+from tests.kernel.targets import name_of, on_one_loop, target
 
 
 @pytest.fixture
@@ -278,14 +278,15 @@ IGNORED = """
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGCHLD, signal.SIGALRM])
-    libc_owns = 3 << 31  # signals 32 and 33: posix_spawn(3) leaves them ignored, and no program can say otherwise
 
     async def main():
         for unshare in ((), Namespace.USER | Namespace.PID):
             async with open_worker(unshare=unshare) as worker:
-                result = await worker.run_process(["cat", "/proc/self/status"])
-                masks = dict(line.split(":\t") for line in result.stdout.decode().splitlines() if line.startswith("Sig"))
-                print(*(int(masks[name], 16) & ~libc_owns for name in ("SigBlk", "SigIgn", "SigCgt")))
+                await worker.run_sync(signal.signal, signal.SIGUSR1, signal.SIG_IGN)
+                await worker.run_sync(signal.pthread_sigmask, signal.SIG_BLOCK, [signal.SIGUSR2])
+                for user in (None, 0 if unshare else os.geteuid()):
+                    result = await worker.run_process(["sed", "-n", "/^Sig[BIC]/p", "/proc/self/status"], user=user)
+                    print(*result.stdout.decode().split())
                 status = (await worker.run_process("kill -TERM $$; echo survived", check=False)).returncode
                 print(status)
 
@@ -295,7 +296,8 @@ IGNORED = """
 
 @on_one_loop
 async def test_commands_have_default_signals_whatever_the_app_ignores_and_blocks(tmp_path: Path) -> None:
-    assert run_script(tmp_path, IGNORED) == ["0 0 0", "-15"] * 2
+    nothing = " ".join(f"Sig{what}: {0:016}" for what in ("Blk", "Ign", "Cgt"))
+    assert run_script(tmp_path, IGNORED) == [nothing, nothing, "-15"] * 2
 
 
 @on_one_loop
@@ -309,6 +311,43 @@ async def test_a_command_is_in_the_apps_process_group_and_session(at_home: Worke
 async def test_a_command_can_have_a_session_of_its_own(worker: Worker) -> None:
     async with await worker.open_process(["cat"], start_new_session=True) as process:
         assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
+
+
+@on_one_loop
+async def test_a_command_in_a_new_pid_namespace_is_in_the_apps_process_group_and_session_too() -> None:
+    async with open_worker(unshare=Namespace.USER | Namespace.PID) as first, first.fork() as fork, open_worker() as outside:
+        await outside.unshare(Namespace.USER | Namespace.PID)
+        for worker, user in ((first, None), (first, 0), (fork, None), (fork, 0), (outside, None)):
+            async with await worker.open_process(["cat"], user=user) as process:
+                assert os.getpgid(process.pid) == os.getpgrp()
+                assert os.getsid(process.pid) == os.getsid(0)
+        assert os.getpgid(outside.pid) != os.getpgrp()
+
+
+@on_one_loop
+async def test_a_command_in_entered_namespaces_has_a_session_of_its_own() -> None:
+    with target(Namespace.USER | Namespace.PID) as pid:
+        async with open_worker() as worker:
+            await worker.enter_namespace(pid, Namespace.USER | Namespace.PID)
+            async with await worker.open_process(["cat"], stdout=None) as process, worker.fork() as fork:
+                assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
+                async with await fork.open_process(["cat"]) as other:
+                    assert os.getsid(other.pid) == other.pid
+
+
+@on_one_loop
+async def test_there_a_terminal_may_be_handed_over_on_purpose() -> None:
+    keyboard, terminal = os.openpty()
+    try:
+        async with open_worker() as worker:
+            await worker.enter_namespace(os.getpid(), Namespace.UTS)
+            for options in ({"stdin": terminal}, {"stdout": os.fdopen(terminal, "wb", closefd=False)}, {"stderr": terminal}):
+                async with await worker.open_process(["sleep", "1000"], **options) as process:
+                    assert os.getsid(process.pid) == os.getsid(0)
+                    process.kill()
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
 
 
 @pytest.mark.parametrize("namespaces", [Namespace.PID, Namespace.TIME, Namespace.PID | Namespace.NETWORK], ids=str)

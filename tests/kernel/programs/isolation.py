@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +150,25 @@ def unshares_beside_threads(backend: str, count: str) -> None:
 
 
 async def _until_interrupted() -> None:
-    async with open_worker() as worker, await worker.open_process(["sleep", "1000"]) as command:
+    async with AsyncExitStack() as stack:
+        home = await stack.enter_async_context(open_worker())
+        first = await stack.enter_async_context(open_worker(unshare=Namespace.USER | Namespace.PID))
+        fork = await stack.enter_async_context(first.fork())
+        workers = [home, first, fork]
+        commands = [
+            await stack.enter_async_context(await worker.open_process(["sleep", "1000"], user=user))
+            for worker in workers
+            for user in (None, os.geteuid() if worker is home else 0)
+        ]
         try:
-            report(worker=worker.pid, forkserver=parent(worker.pid), command=command.pid)
+            report(workers=[w.pid for w in workers], forkserver=parent(home.pid), commands=[c.pid for c in commands])
             await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
-                report(command=await command.wait(), namespace=str(await worker.get_namespace_id(None, Namespace.NETWORK)))
+                report(
+                    commands=[await command.wait() for command in commands],
+                    namespaces=[str(await worker.get_namespace_id(None, Namespace.NETWORK)) for worker in workers],
+                )
 
 
 def is_interrupted(backend: str) -> None:
