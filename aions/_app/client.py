@@ -19,6 +19,7 @@ from typing import TypeVar
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from aions._app import log
 from aions._errors import ProtocolError
 from aions._wire import codec, fdsocket
 from aions._wire.messages import REPLIES, Failed, Rejected, Reply, Request
@@ -60,6 +61,7 @@ class Client:
     """The app's end of a connection."""
 
     def __init__(self, connection: socket.socket) -> None:
+        self.name = "worker"
         connection.setblocking(False)
         self._connection = connection
         self._ids = itertools.count(1)
@@ -84,7 +86,7 @@ class Client:
     async def begin(self, request: Request) -> int:
         """Send a request, whose reply `finish` gets; its descriptors may be closed at once."""
         request_id = next(self._ids)
-        data = codec.encode(request_id, request)
+        data = codec.encode(request_id, request, [] if log.is_wanted() else None)
         self._calls[request_id] = _Call()
         try:
             await self._send(data, request.descriptors())
@@ -200,6 +202,8 @@ class Client:
         except ProtocolError as error:
             fdsocket.close_all(packet.descriptors)
             request_id, outcome = error.request_id, error
+        if packet.log:
+            log.write(self.name, packet.log)
         call = self._calls.get(request_id)
         if call is not None and call.outcome is None:
             call.outcome = outcome

@@ -22,7 +22,7 @@ class Connection:
 
     def __init__(self, client: Client, name: str) -> None:
         self.client = client
-        self.name = name
+        self.name = client.name = name
         self._app = os.getpid()
 
     async def call(self, request: Request, expected: type[R]) -> R:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import struct
 
+from aions._sys.calls import call
 from aions._sys.proc import Opened
 
 NS_GET_ID = 0x8008B70D
@@ -17,7 +18,8 @@ def identify(proc: int, pid: int | str, name: str) -> tuple[int, int, int | None
     with Opened(proc, f"{pid}/ns/{name}", os.O_RDONLY) as nsfd:
         status = os.fstat(nsfd)
         try:
-            (number,) = struct.unpack("Q", fcntl.ioctl(nsfd, NS_GET_ID, bytes(8)))
+            answer = call(lambda: f"ioctl({nsfd}, NS_GET_ID)", fcntl.ioctl, nsfd, NS_GET_ID, bytes(8))
+            (number,) = struct.unpack("Q", answer)
         except OSError:  # ENOTTY: an older kernel
             number = None
         return status.st_dev, status.st_ino, number

@@ -1,6 +1,7 @@
 """A message to bytes and descriptors, and back.
 
 A packet is the JSON list `[name, request id, {field: value, …}]`. Descriptors are not in it: they take their places by order.
+A fourth element, a list of strings, is a log of system calls: in a reply what there is of it, in a request the wish for it.
 JSON and never pickle or marshal, because a worker in somebody else's namespaces is trusted less than the app is.
 """
 
@@ -50,7 +51,7 @@ def _load(text: str) -> Any:
     return value
 
 
-def encode(request_id: int, message: Message) -> bytes:
+def encode(request_id: int, message: Message, log: list[str] | None = None) -> bytes:
     """Write a message down, but for its descriptors."""
     cls = type(message)
     body = message.__dict__
@@ -59,7 +60,8 @@ def encode(request_id: int, message: Message) -> bytes:
         if count > MAX_DESCRIPTORS:
             raise ProtocolError(f"{count} descriptors are more than one message can carry ({MAX_DESCRIPTORS})", request_id)
         body = {name: value for name, value in body.items() if name not in cls.descriptor_fields}
-    return "".join(_chunks([cls.__name__, request_id, body], 0)).encode()
+    envelope = [cls.__name__, request_id, body] if log is None else [cls.__name__, request_id, body, log]
+    return "".join(_chunks(envelope, 0)).encode()
 
 
 class DescriptorsLost(ProtocolError):
@@ -67,7 +69,7 @@ class DescriptorsLost(ProtocolError):
 
 
 def decode(packet: Packet, known: Mapping[str, type[M]]) -> tuple[int, M]:
-    """Read a message and the id of its request.
+    """Read a message and the id of its request; if there is a log, it becomes the packet's.
 
     Raises:
         DescriptorsLost: it had descriptors that could not be received.
@@ -78,10 +80,12 @@ def decode(packet: Packet, known: Mapping[str, type[M]]) -> tuple[int, M]:
     if not packet.intact and not packet.data.startswith(b"["):
         raise DescriptorsLost("a long message was lost with its descriptor: the table is full (RLIMIT_NOFILE)")
     try:
-        name, claimed_id, body = _load(packet.data.decode())
+        name, claimed_id, body, *logs = _load(packet.data.decode())
         if type(claimed_id) is not int:
             raise TypeError("the request id is no int")
         request_id = claimed_id
+        if logs:
+            packet.log = _checked_log(*logs)
         if not packet.intact:
             raise DescriptorsLost("the descriptors of a message were lost: the table is full (RLIMIT_NOFILE)", request_id)
         cls = known[name]
@@ -93,6 +97,12 @@ def decode(packet: Packet, known: Mapping[str, type[M]]) -> tuple[int, M]:
         return request_id, cls(**body, **_placed(cls, packet.descriptors))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ProtocolError(f"no message: {error!r:.200} in {packet.data[:80]!r}", request_id) from None
+
+
+def _checked_log(log: object) -> list[str]:
+    if type(log) is not list or not all(type(line) is str for line in log):
+        raise TypeError("the log is no list of strings")
+    return log
 
 
 def _placed(cls: type[Message], descriptors: Sequence[int]) -> dict[str, object]:

@@ -30,12 +30,16 @@ _CONTROL = socket.CMSG_SPACE(253 * 4)
 
 
 class Packet:
-    """What arrived. `intact` is False where descriptors were lost, as happens when the receiver's table is full (EMFILE)."""
+    """What arrived. `intact` is False where descriptors were lost, as happens when the receiver's table is full (EMFILE).
+
+    `log` is set by decoding it, where it has one.
+    """
 
     def __init__(self, data: bytes, descriptors: list[int], intact: bool = True) -> None:
         self.data = data
         self.descriptors = descriptors
         self.intact = intact
+        self.log: list[str] | None = None
 
 
 def close_all(descriptors: Iterable[int]) -> None:

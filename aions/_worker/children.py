@@ -7,9 +7,11 @@ gave up waiting, or was killed), the child is killed: nothing that the app canno
 from __future__ import annotations
 
 import os
+import time
 
 from aions._sys import libc
 from aions._sys import proc as procfs
+from aions._sys.calls import Log, note
 from aions._worker import signals
 from aions._worker.signals import kill_all
 
@@ -70,12 +72,15 @@ class Children:
         """Collect whoever has ended, orphans that were adopted included; return whether a child of ours was among them."""
         ours = False
         while True:
+            start = time.time()
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return ours
             if pid == 0:
                 return ours
+            if Log.lines is not None:
+                note(Log.lines, start, f"wait4(-1, [{status:#x}], WNOHANG, NULL) = {pid}")
             ours |= self._report(pid, os.waitstatus_to_exitcode(status))
 
     def _report(self, pid: int, status: int) -> bool:

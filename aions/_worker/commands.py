@@ -10,11 +10,11 @@ import fcntl
 import os
 
 from aions._sys import proc as procfs
-from aions._sys.calls import KernelError, call
+from aions._sys.calls import KernelError, Log, call
 from aions._sys.spawn import posix_spawn
 from aions._wire import codec
 from aions._wire.fdsocket import Packet, close_all
-from aions._wire.messages import Failed, Spawn
+from aions._wire.messages import Done, Failed, Spawn
 from aions._worker import signals
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server, failure
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     Start = Callable[[str, list[str]], int]
+
+
+_REPORTS: dict[str, type[Done | Failed]] = {"Done": Done, "Failed": Failed}
 
 
 def spawn(server: Server, request: Spawn) -> int:
@@ -100,24 +103,39 @@ def _forked(request: Spawn, places: dict[int, int], group: int | None) -> int:
         report = b"".join(iter(lambda: os.read(reading, 65536), b""))
     finally:
         close_all(descriptor for descriptor in (reading, writing) if descriptor >= 0)
-    if report:
-        os.waitpid(pid, 0)
-        _, failed = codec.decode(Packet(report, []), {"Failed": Failed})
-        raise KernelError(failed.errno, failed.call, failed.path)
+    for line in report.splitlines():
+        packet = Packet(line, [])
+        _, said = codec.decode(packet, _REPORTS)
+        if Log.lines is not None:
+            Log.lines += packet.log or ()
+        if isinstance(said, Failed):
+            os.waitpid(pid, 0)
+            raise KernelError(said.errno, said.call, said.path)
     return pid
+
+
+def _tell(report: int, what: Done | Failed) -> None:
+    """Tell the worker, from the fork, what came of it, and what the fork has called."""
+    os.write(report, codec.encode(0, what, Log.lines) + b"\n")
+    if Log.lines is not None:
+        Log.lines = []
 
 
 def _become(request: Spawn, places: dict[int, int], group: int | None, report: int) -> NoReturn:
     """Become the command, in the fork."""
     try:
+        if Log.lines is not None:
+            Log.lines = []
         while report in places:
             report = os.dup(report)
         _place(places)
         _prepare(request, group)
+        if Log.lines is not None:
+            _tell(report, Done())
         environment = dict(variable.split("=", 1) for variable in request.environment)
         _first_found(request, "execve", lambda program, arguments: os.execve(program, arguments, environment))  # noqa: S606
     except OSError as error:
-        os.write(report, codec.encode(0, failure(error)))
+        _tell(report, failure(error))
     finally:
         os._exit(255)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from aions._sys.calls import call
 from aions._worker.loop import Home
 
 
@@ -24,9 +25,13 @@ class AppsGroup:
 
     def __enter__(self) -> int | None:
         if self._there:
-            os.setpgid(0, self._there)
+            _set_group(self._there)
         return self.number
 
     def __exit__(self, *_exception: object) -> None:
         if self._there:
-            os.setpgid(0, self._before)
+            _set_group(self._before)
+
+
+def _set_group(number: int) -> None:
+    call(lambda: f"setpgid(0, {number})", os.setpgid, 0, number)

@@ -9,7 +9,7 @@ import time
 
 from aions._sys import libc, namespaces
 from aions._sys import proc as procfs
-from aions._sys.calls import KernelError, call
+from aions._sys.calls import KernelError, Log, call
 from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
 from aions._wire.messages import Done, Identified, Opened, Started
@@ -64,6 +64,8 @@ def serve_as_worker(parent: Server, connection: int, parent_pidfd: int) -> NoRet
 
 def become_worker(parent: Server, connection: int, parent_pidfd: int) -> NoReturn:
     """Turn the fork of a worker into one of its own: nothing of the parent's stays open but the way home."""
+    if Log.lines is not None:
+        Log.lines = []  # those before were the parent's
     libc.die_with_parent()
     if select.select([parent_pidfd], [], [], 0)[0]:
         os._exit(0)  # the parent ended before it could be told to take us along
@@ -85,7 +87,7 @@ def close_all_but(*kept: int) -> None:
 def started(server: Server, pid: int) -> Started:
     """Describe a child that was just started, to the app: its pid as the app sees it."""
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = call(lambda: f"pidfd_open({pid}, 0)", os.pidfd_open, pid)
         seen = pid if server.home.is_pid_namespace() else procfs.pid_of(server.home.proc, pidfd)
     except OSError:
         kill_all([pid])

@@ -15,6 +15,7 @@ import select
 
 from aions._errors import ProtocolError
 from aions._sys import proc as procfs
+from aions._sys.calls import Log
 from aions._wire import codec, fdsocket
 from aions._wire.messages import REQUESTS, Failed, Rejected, Reply
 from aions._worker.children import Children
@@ -104,6 +105,7 @@ class Server:
         request_id = 0
         try:
             request_id, request = codec.decode(packet, REQUESTS)
+            _keep_log(packet.log is not None)
             return request_id, self.handlers[type(request).__name__](self, request)
         except codec.DescriptorsLost as error:
             return error.request_id, Failed(errno.EMFILE, "recvmsg", None, "The worker has no room for more descriptors.")
@@ -120,13 +122,22 @@ class Server:
         """Send a reply; where the kernel does not take it, say so instead; where it takes not even that, end."""
         for _ in range(2):
             try:
-                fdsocket.send(self.connection, codec.encode(request_id, reply), reply.descriptors())
+                fdsocket.send(self.connection, codec.encode(request_id, reply, Log.lines), reply.descriptors())
+                _keep_log(Log.lines is not None, afresh=True)
                 return
             except (BrokenPipeError, ConnectionResetError):
                 break
             except OSError as error:
                 reply = failure(error)
         self.end()
+
+
+def _keep_log(wanted: bool, afresh: bool = False) -> None:
+    """Write down what is called, or do not; what was called between two requests goes with the next reply."""
+    if not wanted:
+        Log.lines = None
+    elif Log.lines is None or afresh:
+        Log.lines = []
 
 
 def failure(error: OSError) -> Failed:

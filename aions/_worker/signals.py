@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from errno import EPERM, ESRCH
+
+from aions._sys.calls import KernelError, call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,13 +54,14 @@ def wake_nobody() -> None:
 
 def kill(pidfd: int) -> None:
     """Send SIGKILL by pidfd."""
-    signal.pidfd_send_signal(pidfd, KILL)
+    call(lambda: f"pidfd_send_signal({pidfd}, SIGKILL, NULL, 0)", signal.pidfd_send_signal, pidfd, KILL)
 
 
 def kill_all(pids: Iterable[int]) -> None:
     """SIGKILL processes, of which some may be gone, or be another user's (a setuid program)."""
     for pid in pids:
         try:
-            os.kill(pid, KILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+            call(lambda: f"kill({pid}, SIGKILL)", os.kill, pid, KILL)  # noqa: B023
+        except KernelError as error:
+            if error.errno not in (ESRCH, EPERM):
+                raise

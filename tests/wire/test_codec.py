@@ -402,3 +402,23 @@ def test_packets_that_were_tampered_with_are_refused_or_sound_and_leak_nothing(p
     os.close(file)
     assert outcomes[True] > 100
     assert outcomes[False] > 1000
+
+
+@pytest.mark.parametrize("log", [[], ["unshare(1) = 0"], ["a", "ü\n"]])
+def test_a_log_travels_with_a_message(log: list[str]) -> None:
+    packet = Packet(encode(7, Done(), log), [])
+    assert decode(packet, REPLIES) == (7, Done())
+    assert packet.log == log
+
+
+def test_without_a_log_there_is_none() -> None:
+    packet = Packet(encode(7, Done()), [])
+    assert decode(packet, REPLIES) == (7, Done())
+    assert packet.log is None
+
+
+@pytest.mark.parametrize("log", [b"7", b"null", b'"line"', b"[1]", b'["line",null]', b"{}", b"[],[]"])
+def test_what_is_no_log_is_refused(log: bytes) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode(Packet(b'["Done",7,{},%b]' % log, []), REPLIES)
+    assert caught.value.request_id == 7
