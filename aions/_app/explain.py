@@ -107,6 +107,12 @@ _EXPLANATIONS = (
     _Explanation(
         SetNamespace, ESRCH, "The process has ended.", "A namespace without processes can be joined by a descriptor of it."
     ),
+    _Explanation(
+        Fork,
+        EINVAL,
+        "A module that was preloaded has started threads in the forkserver, which a fork would be without.",
+        "Do not preload it: import it in the function that needs it.",
+    ),
     _Explanation(Fork, ENOMEM, *_DEAD_PID_NAMESPACE),
     _Explanation(Spawn, ENOMEM, *_DEAD_PID_NAMESPACE),
     _Explanation(Fork, EAGAIN, *_PROCESS_LIMIT),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar, TypeVarTuple, cast
+from typing import TypeVar, TypeVarTuple, cast
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from aions._app.link import Link
+from aions._app.pickling import main_file, pickled, unpickled
 from aions._wire.fdsocket import from_memfd, to_memfd
 from aions._wire.messages import Called, CallFunction
 
@@ -30,7 +29,7 @@ async def call(
 ) -> T:
     """Call a function in the worker; in a fork of it, which can be killed, where it is to be cancellable."""
     await checkpoint_if_cancelled()
-    payload = pickle.dumps((function, arguments), pickle.HIGHEST_PROTOCOL)
+    payload = pickled((function, arguments))
     async with AsyncExitStack() as stack:
         if limiter is not None:
             await stack.enter_async_context(limiter)
@@ -48,24 +47,11 @@ async def _outcome(worker: Link, payload: bytes) -> tuple[bool, object]:
     worker.has_children = True
     memfd = to_memfd(payload)
     try:
-        reply = await worker.call(CallFunction(tuple(sys.path), _main_file(), memfd), Called)
+        reply = await worker.call(CallFunction(tuple(sys.path), main_file(), memfd), Called)
     finally:
         os.close(memfd)
     try:
         outcome = from_memfd(reply.outcome, largest=None)
     finally:
         os.close(reply.outcome)
-    returned, value = _Unpickler(io.BytesIO(outcome)).load()
-    return bool(returned), value
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows that what a worker calls __mp_main__ (so that its guard keeps it from running) is our __main__."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return super().find_class("__main__" if module == "__mp_main__" else module, name)
-
-
-def _main_file() -> str | None:
-    path = getattr(sys.modules["__main__"], "__file__", None)
-    return os.path.abspath(path) if path and os.path.isfile(path) else None
+    return unpickled(outcome)

@@ -29,6 +29,8 @@ class Home:
         self._forkserver: Connection | None = None
         self._reserve: Birth | None = None
         self._keeper: AsyncGenerator[None] | None = None
+        self.preloading = anyio.Lock()
+        self.preloaded: set[str] = set()
         self.choosing_default = anyio.Lock()
         self.default_worker: Worker | None = None
 
@@ -90,12 +92,17 @@ class Home:
 
     def _drop_forkserver(self) -> None:
         """Let go of the forkserver: it ends, and what descends from it. The handle of a default worker stays."""
-        if self._reserve is not None:
-            self._reserve.abandon()
-            self._reserve = None
+        self.drop_reserve()
+        self.preloaded.clear()
         if self._forkserver is not None:
             self._forkserver.client.close_from_outside()
             self._forkserver = None
+
+    def drop_reserve(self) -> None:
+        """Let go of the worker in reserve: it ends."""
+        if self._reserve is not None:
+            self._reserve.abandon()
+            self._reserve = None
 
 
 _home: RunVar[Home] = RunVar("aions")

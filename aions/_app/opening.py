@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from aions._app import identity, membership
+from aions._app import identity, membership, preloading
 from aions._app.current import being_current
 from aions._app.home import current_home
 from aions._app.link import Link
@@ -22,6 +22,7 @@ async def open_worker(
     unshare: Namespaces = (),
     user_mappings: Iterable[UserMapping] | None = None,
     group_mappings: Iterable[GroupMapping] | None = None,
+    preload: Iterable[str] = (),
 ) -> AsyncGenerator[Worker]:
     """Open a worker for the length of an `async with` block, in which it is the current worker.
 
@@ -30,8 +31,11 @@ async def open_worker(
             orphans there. With MOUNT nothing that is mounted inside shows outside.
         user_mappings: with USER, the uid map. None makes the app's user root inside; an empty one leaves the map unwritten.
         group_mappings: the same for groups. setgroups(2) is forbidden inside only where the kernel asks for it.
+        preload: names of modules that this worker is to have imported from the start, for `run_sync`; and all that are opened
+            after it in this event loop. They are imported once, in the forkserver, which is kept busy for as long.
 
     Raises:
+        AionsError: a module to preload starts threads. Whatever else importing it raises.
         ValueError: mappings without USER; mappings that no kernel takes.
         OSError: whatever `Worker.unshare` and `Worker.write_user_mappings` raise. Nothing half-made remains.
 
@@ -43,6 +47,7 @@ async def open_worker(
         raise ValueError("mappings are for a new user namespace: add Namespace.USER to unshare")
     async with AsyncExitStack() as stack:
         home = current_home()
+        await preloading.preload(home, preload)
         link = await home.fork()
         stack.push_async_callback(link.aclose, meanwhile=home.fork_in_advance)
         if kinds:

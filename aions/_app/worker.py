@@ -292,7 +292,8 @@ class Worker:
         done, and other calls wait for it.
 
         Args:
-            func: importable from the app's `sys.path` or `__main__`.
+            func: importable from the app's `sys.path` or `__main__`; with cloudpickle installed (`aions[cloudpickle]`), also
+                lambdas, closures and functions of an interactive session.
             args: its arguments.
             cancellable: run it in a fork of the worker, which is killed when the call is cancelled; otherwise the call waits
                 for the function, as in anyio.

@@ -106,6 +106,13 @@ class Spawn(Request):
     passed: tuple[Descriptor, ...]
 
 
+class Preload(Request):
+    """Import modules, from the app's sys.path. Only the forkserver does this, for all workers that it forks afterwards."""
+
+    path: tuple[str, ...]
+    modules: tuple[str, ...]
+
+
 class CallFunction(Request):
     """Call a pickled function in the worker itself. `path` is the app's sys.path, `main` the file of its __main__."""
 

@@ -10,12 +10,14 @@ import _socket as socket
 import gc
 import os
 import select
+from errno import EINVAL
 
 from aions._sys import proc as procfs
-from aions._wire.messages import Done, Kill
+from aions._sys.calls import KernelError
+from aions._wire.messages import Done, Fork, Kill, Preload, Started
 from aions._worker import signals
 from aions._worker.children import kill_descendants
-from aions._worker.handlers import HANDLERS, preload
+from aions._worker.handlers import HANDLERS, fork, preload
 from aions._worker.loop import Home, Server
 
 TYPE_CHECKING = False
@@ -31,6 +33,7 @@ class Forkserver(Server):
     def __init__(self, connection: socket.socket, app: int) -> None:
         super().__init__(connection, Home(), FORKSERVER_HANDLERS)
         self._app = app
+        self.preloaded: tuple[str, ...] = ()
         self.poller.register(app, select.POLLIN)
 
     def attend(self, descriptor: int) -> None:
@@ -60,7 +63,27 @@ def kill(server: Server, request: Kill) -> Done:
     return Done()
 
 
-FORKSERVER_HANDLERS: Handlers = {**HANDLERS, "Kill": kill}
+def preload_modules(server: Forkserver, request: Preload) -> Done:
+    """Import modules that all workers are to have; this has worked in a worker before."""
+    from aions._worker import functions
+
+    server.preloaded += request.modules
+    functions.import_modules(request.path, request.modules)
+    gc.freeze()
+    return Done()
+
+
+def fork_alone(server: Forkserver, request: Fork) -> Started:
+    """Fork a worker, if there is but one thread: a module that was preloaded may start another at any time."""
+    count = procfs.thread_count(server.home.proc) if server.preloaded else 1
+    if count > 1:
+        error = KernelError(EINVAL, "fork()")
+        error.hint = f"The forkserver has {count} threads. What was preloaded: {', '.join(server.preloaded)}."
+        raise error
+    return fork(server, request)
+
+
+FORKSERVER_HANDLERS: Handlers = {**HANDLERS, "Fork": fork_alone, "Kill": kill, "Preload": preload_modules}
 
 
 def serve(connection: int, app: int) -> NoReturn:

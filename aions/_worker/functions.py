@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+def import_modules(path: tuple[str, ...], modules: tuple[str, ...]) -> None:
+    """Import modules from the app's sys.path."""
+    sys.path[:] = path
+    for name in modules:
+        try:
+            __import__(name)
+        except ImportError:
+            _look_again()
+            __import__(name)
+
+
 def call(server: Server, request: CallFunction) -> Called:
     """Call the function and send its outcome home."""
     server.children.expect()
@@ -82,10 +93,21 @@ def _import_main(path: str) -> None:
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
 
 
+def _dumps(outcome: tuple[bool, Any]) -> bytes:
+    """Pickle, by value where that is how the function came and there is no other way."""
+    try:
+        return pickle.dumps(outcome, _PROTOCOL)
+    except Exception:
+        if "cloudpickle" not in sys.modules:
+            raise
+        payload: bytes = sys.modules["cloudpickle"].dumps(outcome, _PROTOCOL)
+        return payload
+
+
 def _pickled(returned: bool, value: Any) -> bytes:
     """Pickle an outcome. An exception that cannot make the journey is replaced by one that says so."""
     try:
-        payload = pickle.dumps((returned, value), _PROTOCOL)
+        payload = _dumps((returned, value))
         if not returned:
             pickle.loads(payload)
         return payload

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ async def worker() -> AsyncIterator[Worker]:
 
 async def test_a_function_that_cannot_be_pickled(worker: Worker) -> None:
     with pytest.raises(Exception, match=r"[Pp]ickle|local object"):
-        await worker.run_sync(lambda: None)
+        await worker.run_sync(threading.Lock().acquire)
 
 
 async def test_an_argument_that_cannot_be_pickled(worker: Worker) -> None:

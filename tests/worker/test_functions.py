@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+import threading
 from typing import NoReturn
 
 import pytest
@@ -48,8 +48,7 @@ def test_what_is_raised_arrives_with_its_notes() -> None:
 
 
 def test_a_result_that_cannot_be_pickled_is_an_error() -> None:
-    unpicklable: Callable[[], int] = lambda: 1  # noqa: E731
-    returned, value = outcome(_pickled(True, unpicklable))
+    returned, value = outcome(_pickled(True, threading.Lock()))
     assert not returned
     assert isinstance(value, pickle.PicklingError | AttributeError | TypeError)
 
