@@ -83,24 +83,31 @@ class Link(Connection):
             return
         self.closed = True
         try:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(_PATIENCE, shield=True):
-                await self._kill()
+            with anyio.move_on_after(_PATIENCE, shield=True):
+                await self._end_descendants()
+                self.child.signal(signal.SIGKILL)
                 self.client.close()
                 if meanwhile is not None:
                     await meanwhile()
-                await self.child.wait_ended()
+                await self._gone()
         finally:
             self.client.close()
             self.child.stop_waiting()
             self.child.close()
 
-    async def _kill(self) -> None:
-        if self.has_children:
+    async def _end_descendants(self) -> None:
+        """End what a fork has started; once it is gone, nobody could tell that from what its parent has started."""
+        if self.has_children and self.parent is not None:
             try:
                 await self.forkserver.call(Kill(self.child.pidfd.fileno()), Done)
             except (OSError, AionsError):
                 pass  # the forkserver has ended: its workers end with it
-        self.child.signal(signal.SIGKILL)
+
+    async def _gone(self) -> None:
+        """Wait until the worker is gone; if it may have had children, until the forkserver, which ends them first, says so."""
+        if self.has_children and self.parent is None:
+            await self.child.wait()
+        await self.child.wait_ended()
 
     def let_go(self) -> None:
         """Close our ends, where no event loop runs any more or it is a fork of ours: the worker ends with the last of them."""

@@ -68,36 +68,39 @@ class Children:
             self._poller.unregister(lifeline)
             kill_all([pid])
 
-    def reap(self) -> bool:
-        """Collect whoever has ended, orphans that were adopted included; return whether a child of ours was among them."""
-        ours = False
+    def collect(self) -> list[tuple[int, int]]:
+        """Collect whoever has ended, orphans that were adopted included; return their pids and exit statuses."""
+        ended: list[tuple[int, int]] = []
         while True:
             start = time.time()
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return ours
+                return ended
             if pid == 0:
-                return ours
+                return ended
             if Log.lines is not None:
                 note(Log.lines, start, f"wait4(-1, [{status:#x}], WNOHANG, NULL) = {pid}")
-            ours |= self._report(pid, os.waitstatus_to_exitcode(status))
+            ended.append((pid, os.waitstatus_to_exitcode(status)))
 
-    def _report(self, pid: int, status: int) -> bool:
-        lifeline = self._lifelines.pop(pid, None)
-        if lifeline is None:
-            return False
+    def report(self, ended: list[tuple[int, int]]) -> None:
+        """Tell the app how children have ended; orphans it never asked for."""
+        for pid, status in ended:
+            lifeline = self._lifelines.pop(pid, None)
+            if lifeline is not None:
+                self._close(lifeline, str(status).encode())
+
+    def _close(self, lifeline: int, status: bytes) -> None:
         del self._pids[lifeline]
         try:
             self._poller.unregister(lifeline)
         except KeyError:
             pass  # it was let go before
         try:
-            os.write(lifeline, str(status).encode())
+            os.write(lifeline, status)
         except BrokenPipeError:
             pass
         os.close(lifeline)
-        return True
 
     def strays(self, proc: int) -> list[int]:
         """Return the children that were never asked for: orphans of a worker that has ended."""

@@ -42,12 +42,13 @@ class Forkserver(Server):
         super().attend(descriptor)
 
     def reap(self) -> None:
-        """Collect the workers that have ended, and end what they left behind."""
-        if self.children.reap():
-            strays = self.children.strays(self.home.proc)
-            for pid in strays:
-                kill_descendants(self.home.proc, pid)
-            signals.kill_all(strays)
+        """Collect the workers that have ended, end what they left behind, and only then tell the app."""
+        ended = self.children.collect()
+        strays = self.children.strays(self.home.proc)
+        for pid in strays:
+            kill_descendants(self.home.proc, pid)
+        signals.kill_all(strays)
+        self.children.report(ended)
 
     def end(self) -> NoReturn:
         kill_descendants(self.home.proc, "self")

@@ -80,7 +80,7 @@ class Server:
 
     def reap(self) -> None:
         """Collect the children that have ended."""
-        self.children.reap()
+        self.children.report(self.children.collect())
 
     def end(self) -> NoReturn:
         """Leave, because the app is gone or has closed this worker."""

