@@ -75,8 +75,8 @@ class Birth:
         self._lifeline = lifeline
 
     @classmethod
-    async def begin(cls, parent: Connection) -> Birth:
-        """Ask for a fork, without waiting for it."""
+    async def begin(cls, parent: Connection, in_advance: bool = False) -> Birth:
+        """Ask for a fork, without waiting for it; `in_advance`, if nobody will for a while."""
         parent.check_owner()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -86,7 +86,7 @@ class Birth:
                 ours.close()
                 raise
             try:
-                request = Fork(os.getpgrp(), os.getsid(0), theirs.fileno(), lifeline.theirs.fileno())
+                request = Fork(in_advance, os.getpgrp(), os.getsid(0), theirs.fileno(), lifeline.theirs.fileno())
                 request_id = await parent.explained(request, parent.client.begin(request))
             except BaseException:
                 ours.close()

@@ -66,7 +66,7 @@ class Home:
         """Ask for a worker to be held in reserve, without waiting for it; if that cannot be, do without."""
         if self._reserve is None and self._forkserver is not None and self._forkserver.is_owner:
             try:
-                self._reserve = await Birth.begin(self._forkserver)
+                self._reserve = await Birth.begin(self._forkserver, in_advance=True)
             except (WorkerDied, OSError):
                 pass
 

@@ -75,7 +75,7 @@ class Link(Connection):
         return Link(self.forkserver, *await birth.finish(), parent=self)
 
     async def aclose(self, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
-        """End the worker and all that it has started, and wait until it is gone. `meanwhile` is called before the waiting."""
+        """End the worker and all that it has started, and wait until it is gone. `meanwhile` is called while it ends."""
         if self.closed:
             return
         if not self.is_owner:
@@ -87,9 +87,11 @@ class Link(Connection):
                 await self._end_descendants()
                 self.child.signal(signal.SIGKILL)
                 self.client.close()
+                if self.has_children and self.parent is None:
+                    await self.child.wait()  # the forkserver tells it once it has ended what the worker leaves
                 if meanwhile is not None:
                     await meanwhile()
-                await self._gone()
+                await self.child.wait_ended()
         finally:
             self.client.close()
             self.child.stop_waiting()
@@ -102,12 +104,6 @@ class Link(Connection):
                 await self.forkserver.call(Kill(self.child.pidfd.fileno()), Done)
             except (OSError, AionsError):
                 pass  # the forkserver has ended: its workers end with it
-
-    async def _gone(self) -> None:
-        """Wait until the worker is gone; if it may have had children, until the forkserver, which ends them first, says so."""
-        if self.has_children and self.parent is None:
-            await self.child.wait()
-        await self.child.wait_ended()
 
     def let_go(self) -> None:
         """Close our ends, where no event loop runs any more or it is a fork of ours: the worker ends with the last of them."""

@@ -21,9 +21,10 @@ class Reply(Message):
 class Fork(Request):
     """Fork a worker that serves `socket`. `exit` is the pipe that gets its exit status; closed by the app, it ends.
 
-    `process_group` and `session` are the app's.
+    `process_group` and `session` are the app's. With `in_advance` nobody waits for it yet.
     """
 
+    in_advance: bool
     process_group: int
     session: int
     socket: Descriptor

@@ -33,7 +33,8 @@ def preload() -> None:
     what it imported afterwards could come from somebody else's file system.
     """
     import aions._worker.commands
-    import aions._worker.functions  # noqa: F401
+    import aions._worker.functions
+    import aions._worker.rehearsal  # noqa: F401
 
 
 def fork(server: Server, request: messages.Fork) -> Started:
@@ -45,24 +46,29 @@ def fork(server: Server, request: messages.Fork) -> Started:
         with AppsGroup(server.home, request.process_group, request.session):
             pid = call(lambda: "fork()", os.fork)
             if pid == 0:
-                serve_as_worker(server, request.socket, parent)
+                serve_as_worker(server, request, parent)
     finally:
         os.close(parent)
     server.children.add(pid, request.exit)
     return started(server, pid)
 
 
-def serve_as_worker(parent: Server, connection: int, parent_pidfd: int) -> NoReturn:
+def serve_as_worker(parent: Server, request: messages.Fork, parent_pidfd: int) -> NoReturn:
     """Do all that the fork does; whatever happens, it does not return into the code of its parent."""
     try:
-        become_worker(parent, connection, parent_pidfd)
+        server = become_worker(parent, request.socket, parent_pidfd)
+        if request.in_advance:
+            from aions._worker import rehearsal  # see preload
+
+            rehearsal.rehearse_if_idle(server)
+        server.serve()
     except BaseException as error:
         os.write(2, f"aions: worker {os.getpid()}: {error!r}\n{describe(error.__traceback__)}\n".encode())
     finally:
         os._exit(1)
 
 
-def become_worker(parent: Server, connection: int, parent_pidfd: int) -> NoReturn:
+def become_worker(parent: Server, connection: int, parent_pidfd: int) -> Server:
     """Turn the fork of a worker into one of its own: nothing of the parent's stays open but the way home."""
     if Log.lines is not None:
         Log.lines = []  # those before were the parent's
@@ -71,7 +77,7 @@ def become_worker(parent: Server, connection: int, parent_pidfd: int) -> NoRetur
         os._exit(0)  # the parent ended before it could be told to take us along
     parent.connection.detach()
     close_all_but(0, 1, 2, parent.home.proc, connection)
-    Server(socket.socket(fileno=connection), parent.home, HANDLERS).serve()
+    return Server(socket.socket(fileno=connection), parent.home, HANDLERS)
 
 
 def close_all_but(*kept: int) -> None:

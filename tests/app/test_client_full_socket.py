@@ -184,7 +184,7 @@ async def test_descriptors_of_requests_that_wait_are_sent_with_them(wire: Wire) 
     os.lseek(file, 99, os.SEEK_SET)
     sent = await fill(wire)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(client.begin, Fork(0, 0, file, file))
+        tasks.start_soon(client.begin, Fork(False, 0, 0, file, file))
         await anyio.wait_all_tasks_blocked()
         for _ in sent:
             worker.take_now()

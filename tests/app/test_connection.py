@@ -77,7 +77,7 @@ async def receive_fork(worker: FakeWorker) -> tuple[int, socket.socket, int]:
     """Take a request to fork: its id, the socket to serve, the lifeline."""
     await anyio.wait_readable(worker.socket)
     data, descriptors, _flags, _address = socket.recv_fds(worker.socket, 1000, 2)
-    numbers = f'{{"process_group":{os.getpgrp()},"session":{os.getsid(0)}}}'
+    numbers = f'{{"in_advance":false,"process_group":{os.getpgrp()},"session":{os.getsid(0)}}}'
     assert data.decode() == f'["Fork",1,{numbers}]'
     return 1, socket.socket(fileno=descriptors[0]), descriptors[1]
 

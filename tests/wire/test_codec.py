@@ -57,7 +57,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     MANY: st.integers(0, 5).map(lambda count: (0,) * count),
 }
 
-NUMBERS = {"process_group": 7, "session": 8}
+FORK = {"in_advance": False, "process_group": 7, "session": 8}
 """What a Fork has besides its descriptors."""
 
 
@@ -249,8 +249,8 @@ def test_the_error_names_request_0_where_it_could_not_be_read() -> None:
         ("Opened", {}, 0),
         ("Opened", {}, 2),
         ("Started", {"pid": 1}, 0),
-        ("Fork", NUMBERS, 1),
-        ("Fork", NUMBERS, 3),
+        ("Fork", FORK, 1),
+        ("Fork", FORK, 3),
     ],
 )
 def test_descriptors_too_many_or_too_few_are_refused_and_remain_the_packets(
@@ -269,8 +269,8 @@ def test_descriptors_too_many_or_too_few_are_refused_and_remain_the_packets(
         ("Opened", {"descriptor": 0}),
         ("Started", {"pid": 1, "pidfd": 0}),
         ("Called", {"outcome": 0}),
-        ("Fork", {**NUMBERS, "socket": 0, "exit": 1}),
-        ("Fork", {**NUMBERS, "exit": 1}),
+        ("Fork", {**FORK, "socket": 0, "exit": 1}),
+        ("Fork", {**FORK, "exit": 1}),
     ],
 )
 def test_a_descriptor_cannot_be_named_by_its_number(name: str, body: dict[str, object], descriptors: list[int]) -> None:
@@ -280,7 +280,7 @@ def test_a_descriptor_cannot_be_named_by_its_number(name: str, body: dict[str, o
 
 
 def test_descriptors_fill_the_fields_in_order() -> None:
-    assert decode(packet("Fork", 1, NUMBERS, [100, 101]), REQUESTS) == (1, Fork(7, 8, 100, 101))
+    assert decode(packet("Fork", 1, FORK, [100, 101]), REQUESTS) == (1, Fork(False, 7, 8, 100, 101))
     assert decode(packet("Opened", 1, {}, [100]), REPLIES) == (1, Opened(100))
 
 
@@ -352,7 +352,7 @@ def samples() -> list[Message]:
     """Return one message of each kind that is worth mutating, with 0 for each descriptor."""
     return [
         spawn(3, "argument"),
-        Fork(0, 0, 0, 0),
+        Fork(False, 0, 0, 0, 0),
         SetNamespace(0x40000000, 0),
         CallFunction(("/usr/lib", "/usr/lib/python3"), None, 0),
         Done(),

@@ -160,7 +160,7 @@ def test_a_bug_is_a_reply(app: App) -> None:
 
 
 def test_a_request_that_nobody_serves_here_is_a_reply(app: App) -> None:
-    assert app.ask(Fork(0, 0, 0, 0)) == Rejected("KeyError: 'Fork'")
+    assert app.ask(Fork(False, 0, 0, 0, 0)) == Rejected("KeyError: 'Fork'")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_what_is_no_request_is_a_reply(app: App, data: bytes, request_id: int) -
 
 def test_descriptors_of_requests_and_of_replies_are_closed(app: App) -> None:
     before = app.ask(GetNamespaceID(None, "net"))
-    for request in (SetNamespace(0, 0), CallFunction((), None, 0), OpenSocket(0, 0, 0), Fork(0, 0, 0, 0)):
+    for request in (SetNamespace(0, 0), CallFunction((), None, 0), OpenSocket(0, 0, 0), Fork(False, 0, 0, 0, 0)):
         close_all(app.ask(request).descriptors())
     assert app.ask(GetNamespaceID(None, "net")) == before
 
