@@ -10,6 +10,7 @@ import _socket as socket
 import gc
 import os
 import select
+import time
 from errno import EINVAL
 
 from aions._sys import proc as procfs
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from aions._worker.loop import Handlers
 
 
+_PATIENCE = 1
+"""Seconds after which a process that was sent SIGKILL holds up nobody any more: it sleeps uninterruptibly in the kernel."""
+
+
 class Forkserver(Server):
     """A server that also watches the app, by a pidfd: EOF comes late while a fork of the app holds its sockets open."""
 
@@ -34,6 +39,8 @@ class Forkserver(Server):
         super().__init__(connection, Home(), FORKSERVER_HANDLERS)
         self._app = app
         self.preloaded: tuple[str, ...] = ()
+        self._ended: list[tuple[int, int]] = []
+        self._killed: dict[int, float] = {}
         self.poller.register(app, select.POLLIN)
 
     def attend(self, descriptor: int) -> None:
@@ -42,13 +49,17 @@ class Forkserver(Server):
         super().attend(descriptor)
 
     def reap(self) -> None:
-        """Collect the workers that have ended, end what they left behind, and only then tell the app."""
-        ended = self.children.collect()
+        """Collect the workers that have ended, and tell the app once what they left behind has ended as well."""
+        self._ended += self.children.collect()
         strays = self.children.strays(self.home.proc)
         for pid in strays:
             kill_descendants(self.home.proc, pid)
         signals.kill_all(strays)
-        self.children.report(ended)
+        now = time.monotonic()
+        self._killed = {pid: self._killed.get(pid, now) for pid in strays}
+        if all(now - since > _PATIENCE for since in self._killed.values()):
+            self.children.report(self._ended)
+            self._ended.clear()
 
     def end(self) -> NoReturn:
         kill_descendants(self.home.proc, "self")

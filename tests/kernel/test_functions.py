@@ -54,8 +54,9 @@ async def test_methods_are_called_on_a_copy(worker: Worker) -> None:
     assert await worker.run_sync("a-b".split, "-") == ["a", "b"]
 
 
-async def test_twenty_megabytes_go_there_and_back(worker: Worker) -> None:
-    data = bytes(range(256)) * 80_000
+@on_one_loop
+async def test_a_hundred_megabytes_go_there_and_back(worker: Worker) -> None:
+    data = bytes(range(256)) * 400_000
     assert await worker.run_sync(called.both, data) == (data, None)
 
 

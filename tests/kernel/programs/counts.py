@@ -24,6 +24,11 @@ _EVERYDAY = {
     "cancellations": 2000,  #         10,000                     5
     "cancelled openings": 70,  #       1,000                    15
     "handovers": 20,  #                1,000                    50
+    "short commands": 100,  #         10,000                   100
+    "orphans": 3,  #                     100 (100 in all)       34
+    "commands at once": 10,  #           100                    10
+    "kill orders": 2,  #                 100                    50
+    "quiet forks": 30,  #              1,000                    34
     "faults": 1,  #                       20                    20
 }
 
