@@ -41,11 +41,28 @@ def call(server: Server, request: CallFunction) -> Called:
         outcome = True, function(*arguments)
     except BaseException as error:
         error.add_note("Traceback in the worker (most recent call last):\n" + describe(error.__traceback__))
+        if isinstance(error, RuntimeError) and "thread" in str(error) and not _can_start_threads(server):
+            error.add_note(_NO_THREADS)
         outcome = False, error
     if os.getpid() != pid:
         os._exit(0)  # the function has forked, and this is its child
     _recover(server)
     return Called(fdsocket.to_memfd(_pickled(*outcome)))
+
+
+_NO_THREADS = (
+    "The worker has unshared or entered a pid namespace that only its children are in, and can start no threads (clone(2)): call "
+    "the function in a fork of it (Worker.fork, cancellable=True)."
+)
+
+
+def _can_start_threads(server: Server) -> bool:
+    """Whether this process is in the pid namespace that its children will be in. KERNEL: threads cannot be in another."""
+    try:
+        for_children = os.readlink("self/ns/pid_for_children", dir_fd=server.home.proc)
+    except FileNotFoundError:
+        return False
+    return for_children == os.readlink("self/ns/pid", dir_fd=server.home.proc)
 
 
 def _recover(server: Server) -> None:

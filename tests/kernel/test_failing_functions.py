@@ -115,3 +115,27 @@ async def test_a_function_that_joins_its_threads(worker: Worker) -> None:
 async def test_a_function_that_spoils_the_signals_of_its_worker(worker: Worker) -> None:
     await worker.run_sync(called.spoil_signals)
     assert await works(worker)
+
+
+@on_one_loop
+async def test_a_function_that_starts_a_thread_where_none_can_be() -> None:
+    """pthread_create(3) fails once the children are to be in another pid namespace."""
+    async with open_worker(unshare=Namespace.USER) as worker:
+        await worker.unshare(Namespace.PID)
+        with pytest.raises(RuntimeError, match="thread") as caught:
+            await worker.run_sync(called.join_a_thread)
+        assert any("Worker.fork" in note for note in caught.value.__notes__)
+        async with worker.fork() as fork:
+            await fork.run_sync(called.join_a_thread)
+        with pytest.raises(RuntimeError, match="on purpose") as other:
+            await worker.run_sync(called.fail_with, RuntimeError)
+        assert not any("Worker.fork" in note for note in other.value.__notes__)
+
+
+@on_one_loop
+async def test_a_second_unshare_of_the_pid_namespace_explains_itself() -> None:
+    async with open_worker(unshare=Namespace.USER) as worker:
+        await worker.unshare(Namespace.PID)
+        with pytest.raises(OSError, match="Invalid argument") as caught:
+            await worker.unshare(Namespace.PID)
+        assert any("unshared its pid namespace already" in note for note in caught.value.__notes__)
