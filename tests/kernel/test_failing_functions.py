@@ -117,7 +117,6 @@ async def test_a_function_that_spoils_the_signals_of_its_worker(worker: Worker) 
     assert await works(worker)
 
 
-@on_one_loop
 async def test_a_function_that_starts_a_thread_where_none_can_be() -> None:
     """pthread_create(3) fails once the children are to be in another pid namespace."""
     async with open_worker(unshare=Namespace.USER) as worker:
@@ -132,7 +131,6 @@ async def test_a_function_that_starts_a_thread_where_none_can_be() -> None:
         assert not any("Worker.fork" in note for note in other.value.__notes__)
 
 
-@on_one_loop
 async def test_a_second_unshare_of_the_pid_namespace_explains_itself() -> None:
     async with open_worker(unshare=Namespace.USER) as worker:
         await worker.unshare(Namespace.PID)
