@@ -18,8 +18,14 @@ import anyio
 import aions
 from aions._version import __version__
 from tests.bench.cases import Backend, Case, all_cases
+from tests.bench.stall import grow, stalls
 
 WARM_UP_ROUNDS = 2
+
+STALL_ROUNDS = 10
+
+BIG_APP = 500, 20
+"""Megabytes, threads."""
 
 
 async def measure(cases: list[Case], rounds: int) -> list[tuple[list[float], list[float]]]:
@@ -61,11 +67,16 @@ def line(case: str, ours: str, peer: str, theirs: str, ratio: str, aim: str, ver
     return f"| {case:40} | {ours:>8} | {peer:30} | {theirs:>8} | {ratio:>5} | {aim:>5} | {verdict:6} |\n"
 
 
+def own_megabytes() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def conditions(backend: Backend, rounds: int) -> str:
+    threads = len(os.listdir("/proc/self/task"))
     return (
         f"aions {__version__}, Python {platform.python_version()}, {backend.name}, Linux {platform.release()}, "
         f"{len(os.sched_getaffinity(0))} CPUs with a load of {os.getloadavg()[0]:.1f}, "
-        f"{'root' if os.geteuid() == 0 else 'plain user'}, {rounds} rounds\n\n"
+        f"{'root' if os.geteuid() == 0 else 'plain user'}, {rounds} rounds, {own_megabytes():.0f} MB with {threads} threads\n\n"
     )
 
 
@@ -86,6 +97,8 @@ async def main(backend: Backend, rounds: int, only: str) -> None:
             if case.left_out is not None:
                 write(f"Left out: {case.name} against {case.peer_name}: {case.left_out}.\n")
     write(f"Private memory of an idle worker: {await private_memory():.0f} kB.\n")
+    idle, working = await stalls(STALL_ROUNDS)
+    write(f"The event loop is late by {idle * 1000:.1f} ms when idle, by {working * 1000:.1f} ms while it opens and runs.\n")
 
 
 def arguments() -> argparse.Namespace:
@@ -96,6 +109,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--one-cpu", action="store_true", help="stay on one CPU: without the time that an idle one takes to wake"
     )
+    parser.add_argument("--big-app", action="store_true", help="measure in a program of 500 MB with 20 threads")
     return parser.parse_args()
 
 
@@ -104,4 +118,5 @@ if __name__ == "__main__":
     if options.one_cpu:
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     backend = Backend(options.backend)
+    memory = grow(*BIG_APP) if options.big_app else None
     anyio.run(main, backend, options.rounds, options.only, backend=backend.for_anyio, backend_options=backend.options)

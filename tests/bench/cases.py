@@ -185,6 +185,7 @@ def light_cases(worker: Worker, echo: socket.socket, there: int, back: int) -> l
             timed(lambda: worker.run_sync(os.getpid)),
             "anyio.to_process",
             timed(lambda: anyio.to_process.run_sync(os.getpid)),
+            aim=0.3,
             repeats=10,
         ),
     ]
@@ -227,6 +228,7 @@ def starting_cases(backend: Backend) -> list[Case]:
             settling(timed(run_in_new_namespaces)),
             "unshare -Urn true",
             timed(partial(run_anyio_process, *unshare)),
+            aim=0.6,
             left_out=unavailable("unshare"),
         ),
     ]
