@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -13,8 +12,9 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from aions._app.link import Link
 from aions._app.pickling import main_file, pickled, unpickled
-from aions._wire.fdsocket import from_memfd, to_memfd
+from aions._wire.fdsocket import close_all
 from aions._wire.messages import Called, CallFunction
+from aions._wire.payload import packed, unpacked
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -45,13 +45,13 @@ async def call(
 
 async def _outcome(worker: Link, payload: bytes) -> tuple[bool, object]:
     worker.has_children = True
-    memfd = to_memfd(payload)
+    call, memfds = packed(payload)
     try:
-        reply = await worker.call(CallFunction(tuple(sys.path), main_file(), memfd), Called)
+        reply = await worker.call(CallFunction(tuple(sys.path), main_file(), call, memfds), Called)
     finally:
-        os.close(memfd)
+        close_all(memfds)
     try:
-        outcome = from_memfd(reply.outcome, largest=None)
+        outcome = unpacked(reply.outcome, reply.long_outcome)
     finally:
-        os.close(reply.outcome)
+        close_all(reply.long_outcome)
     return unpickled(outcome)

@@ -115,11 +115,15 @@ class Preload(Request):
 
 
 class CallFunction(Request):
-    """Call a pickled function in the worker itself. `path` is the app's sys.path, `main` the file of its __main__."""
+    """Call a pickled function in the worker itself. `path` is the app's sys.path, `main` the file of its __main__.
+
+    `call` and `long_call` are what `payload` makes of the pickle.
+    """
 
     path: tuple[str, ...]
     main: str | None
-    call: Descriptor
+    call: str
+    long_call: tuple[Descriptor, ...]
 
 
 class Done(Reply):
@@ -146,9 +150,10 @@ class Opened(Reply):
 
 
 class Called(Reply):
-    """The outcome of a function, pickled."""
+    """The outcome of a function, pickled, and made into these by `payload`."""
 
-    outcome: Descriptor
+    outcome: str
+    long_outcome: tuple[Descriptor, ...]
 
 
 class Failed(Reply):

@@ -8,8 +8,8 @@ import sys
 
 from aions._errors import AionsError
 from aions._sys import libc
-from aions._wire import fdsocket
 from aions._wire.messages import Called, CallFunction
+from aions._wire.payload import packed, unpacked
 from aions._worker.loop import Server
 from aions._worker.traceback import describe
 
@@ -47,7 +47,7 @@ def call(server: Server, request: CallFunction) -> Called:
     if os.getpid() != pid:
         os._exit(0)  # the function has forked, and this is its child
     _recover(server)
-    return Called(fdsocket.to_memfd(_pickled(*outcome)))
+    return Called(*packed(_pickled(*outcome)))
 
 
 _NO_THREADS = (
@@ -77,7 +77,7 @@ def _recover(server: Server) -> None:
 
 
 def _unpickled(request: CallFunction) -> tuple[Any, tuple[Any, ...]]:
-    payload = fdsocket.from_memfd(request.call, largest=None)
+    payload = unpacked(request.call, request.long_call)
     if sys.path != list(request.path):
         sys.path[:] = request.path
     if request.main is not None and b"__main__" in payload and "__mp_main__" not in sys.modules:

@@ -55,7 +55,7 @@ async def test_requests_carry_their_descriptors(wire: Wire) -> None:
     client, worker = wire
     file = os.memfd_create("test")
     os.lseek(file, 99, os.SEEK_SET)
-    await client.begin(CallFunction((), None, file))
+    await client.begin(CallFunction((), None, "", (file,)))
     _data, descriptors, _flags, _address = socket.recv_fds(worker.socket, 1000, 10)
     assert [os.lseek(descriptor, 0, os.SEEK_CUR) for descriptor in descriptors] == [99]
     for descriptor in (file, *descriptors):
@@ -322,5 +322,5 @@ async def test_a_request_with_too_many_descriptors_is_refused_and_the_connection
 async def test_a_request_with_a_closed_descriptor_is_refused_and_the_connection_works(wire: Wire) -> None:
     client, _worker = wire
     with pytest.raises(OSError, match="Bad file descriptor"):
-        await client.call(CallFunction((), None, -1), Done)
+        await client.call(CallFunction((), None, "", (-1,)), Done)
     await ask(wire)

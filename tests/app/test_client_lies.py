@@ -76,7 +76,7 @@ async def test_a_reply_with_descriptors_too_many_or_too_few_ends_its_call(wire: 
 
 async def test_a_reply_to_another_question_ends_its_call(wire: Wire) -> None:
     client, worker = wire
-    for reply in (Done(), Identified(1, 1, 1), Started(1, open_file()), Called(open_file())):
+    for reply in (Done(), Identified(1, 1, 1), Started(1, open_file()), Called("", (open_file(),))):
         request_id = await begin(client)
         worker.answer(request_id, reply)
         with pytest.raises(ProtocolError, match=f"{type(reply).__name__} is no answer"):

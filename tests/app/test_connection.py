@@ -56,7 +56,7 @@ async def test_an_errno_that_is_none_is_an_error_all_the_same(wire: Wire, number
 
 async def test_a_descriptor_that_cannot_be_sent_is_explained_as_well(wire: Wire) -> None:
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
-        await Connection(wire[0], "worker 7").call(CallFunction((), None, -1), Done)
+        await Connection(wire[0], "worker 7").call(CallFunction((), None, "", (-1,)), Done)
     assert caught.value.__notes__ == ["CallFunction was refused in worker 7."]
 
 

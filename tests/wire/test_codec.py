@@ -129,7 +129,7 @@ def test_every_message_comes_back_as_it_went(cls: type[Message]) -> None:
 
 def test_a_message_longer_than_a_packet_comes_back_as_it_went() -> None:
     long = tuple(random.Random(1).choices(["é", "\udc80", "x" * 1000, ""], k=30_000))
-    with with_descriptors(CallFunction(long, None, 0)) as message, sent_and_received(1, message) as (_id, received):
+    with with_descriptors(CallFunction(long, None, "", (0,))) as message, sent_and_received(1, message) as (_id, received):
         assert len(encode(1, message)) > 5 * 2**20
         assert without_descriptors(received) == without_descriptors(message)
         assert inodes(received) == inodes(message)
@@ -354,7 +354,7 @@ def samples() -> list[Message]:
         spawn(3, "argument"),
         Fork(False, 0, 0, 0, 0),
         SetNamespace(0x40000000, 0),
-        CallFunction(("/usr/lib", "/usr/lib/python3"), None, 0),
+        CallFunction(("/usr/lib", "/usr/lib/python3"), None, "", (0,)),
         Done(),
         Started(4711, 0),
         Identified(4, 4026531840, 1),
