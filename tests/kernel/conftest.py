@@ -27,6 +27,7 @@ CAPABILITIES = {
     "namespaces": lambda: can("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "true"),
     "time_namespaces": lambda: can("unshare", "--user", "--map-root-user", "--time", "true"),
     "ip": lambda: can("ip", "-Version"),
+    "tmux": lambda: can("tmux", "-V"),
     "strace": lambda: can("strace", "-o", "/dev/null", "true"),
 }
 
