@@ -107,9 +107,10 @@ def id_number(text: str) -> int:
 
 def signal_number(text: str) -> int:
     """Read a signal as kill(1) takes it: TERM, SIGTERM, 15, RTMIN+1."""
-    name, _, offset = text.upper().removeprefix("SIG").partition("+")
+    name, plus, offset = text.upper().removeprefix("SIG").partition("+")
     number = int(name) if name.isdecimal() else getattr(signal, f"SIG{name}", -1)
-    number += int(offset) if offset.isdecimal() else 0
+    if plus:
+        number = number + int(offset) if name == "RTMIN" and offset.isdecimal() else -1
     if number not in signal.valid_signals():
         raise argparse.ArgumentTypeError(f"{text!r} is no signal")
     return int(number)

@@ -40,7 +40,8 @@ async def run(options: argparse.Namespace) -> Ended:
     """Run a command in new namespaces. Without --map-root-user a new user namespace has no mappings, as in unshare(1)."""
     namespaces = _namespaces(options)
     unmapped = () if Namespace.USER in namespaces and not options.map_root_user else None
-    async with open_worker(unshare=namespaces, user_mappings=unmapped, group_mappings=unmapped) as worker:
+    preload = [] if options.root is None else ["aions._worker.commands"]  # while the worker can see it
+    async with open_worker(unshare=namespaces, user_mappings=unmapped, group_mappings=unmapped, preload=preload) as worker:
         await _prepare(worker, options)
         return await run_command(
             worker,
