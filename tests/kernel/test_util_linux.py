@@ -125,14 +125,25 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
             "-n",
             "-U/proc/TARGET/ns/user",
         ),
-        *("--user=/proc/TARGET/ns/user --net=/proc/TARGET/ns/net", "-U -n/proc/TARGET/ns/net -F", "-a -n/proc/self/ns/net"),
+        *("--user=/proc/TARGET/ns/user --net=/proc/TARGET/ns/net", "-U -n/proc/TARGET/ns/net -F"),
+        pytest.param("-a -n/proc/self/ns/net", marks=pytest.mark.root),  # a plain user cannot enter his own again
     ],
 )
 def test_nsenter_leads_where_nsenter_leads(options: str, target: int) -> None:
-    keep = ["--preserve-credentials"] if os.geteuid() else []  # else it insists on setgroups(2), which is forbidden there
     words = [*options.replace("TARGET", str(target)).split(), "sh", "-c", f"exec sh -c {shlex.quote(WHERE)}"]
-    ours = outcome(OURS, "nsenter", "-t", str(target), *words)
-    assert ours == outcome([], "nsenter", *keep, "-t", str(target), *words)
+    assert outcome(OURS, "nsenter", "-t", str(target), *words) == by_nsenter(target, *words)
+
+
+def by_nsenter(target: int, *words: str) -> tuple[str, int]:
+    """Have nsenter(1) do it.
+
+    For a plain user it insists on setgroups(2), which is forbidden inside, and with --all on entering his own time namespace.
+    """
+    if os.geteuid() == 0:
+        return outcome([], "nsenter", "-t", str(target), *words)
+    letters = ("-U", "-n", "-m", "-u", "-i", "-C", "-p")
+    plain = [each for word in words for each in (letters if word in ("-a", "--all") else [word])]
+    return outcome([], "nsenter", "--preserve-credentials", "-t", str(target), *plain)
 
 
 @pytest.mark.root
@@ -145,11 +156,11 @@ def test_nsenter_as_nobody(target: int) -> None:
 @pytest.mark.parametrize("option", ["", "-F"])
 def test_nsenter_root(option: str, target: int) -> None:
     """nsenter(1) keeps a working directory outside of the root. Ours is inside, unless another is asked for."""
-    command = ["nsenter", "-t", str(target), "-U", *option.split(), "--root=/usr"]
-    assert outcome(OURS, *command, "/bin/sh", "-c", "pwd; echo /*") == outcome(
-        [], *command, "-w/usr", "/bin/sh", "-c", "pwd; echo /*"
-    )
-    assert outcome(OURS, *command, "--wdns=share", "/bin/sh", "-c", "pwd") == ("/share\n", 0)
+    options, script = ["-U", *option.split(), "--root=/usr"], ["/bin/sh", "-c", "pwd; echo /*"]
+    ours = outcome(OURS, "nsenter", "-t", str(target), *options, *script)
+    assert ours == by_nsenter(target, *options, "-w/usr", *script)
+    assert ours[0].startswith("/\n")
+    assert outcome(OURS, "nsenter", "-t", str(target), *options, "--wdns=share", "/bin/sh", "-c", "pwd") == ("/share\n", 0)
 
 
 def test_nsenter_wants_to_know_where() -> None:
