@@ -119,11 +119,14 @@ def test_a_refusal_says_what_to_do() -> None:
     assert "add Namespace.USER" in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-@pytest.mark.parametrize("options", ["-r", "-rp"])
+PASSED_ON = ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "ALRM", "WINCH", "CONT", "RTMIN")
+
+
+@pytest.mark.parametrize("number", [getattr(signal, f"SIG{name}") for name in PASSED_ON])
+@pytest.mark.parametrize("options", ["-r", "-rp", "-r --kill-child=TERM --forward-signals"])
 def test_signals_are_passed_on(number: signal.Signals, options: str) -> None:
     script = f"trap 'echo caught; exit 7' {number:d}; echo ready; while :; do sleep 0.01; done"
-    command = [sys.executable, "-m", "aions", "unshare", options, "sh", "-c", script]
+    command = [sys.executable, "-m", "aions", "unshare", *options.split(), "sh", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
