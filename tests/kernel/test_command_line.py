@@ -133,3 +133,16 @@ def test_signals_are_passed_on(number: signal.Signals, options: str) -> None:
         process.send_signal(number)
         assert process.stdout.readline() == b"caught\n"
         assert process.wait() == 7
+
+
+def test_a_worker_that_is_killed_takes_the_command_along() -> None:
+    command = [sys.executable, "-m", "aions", "unshare", "-r", "sh", "-c", "echo $PPID; exec sleep 1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        os.kill(worker, signal.SIGKILL)
+        output, complaint = process.communicate()
+    assert (process.returncode, output) == (1, "")
+    assert complaint.startswith("aions unshare: ")
+    assert "worker" in complaint
+    assert "has ended" in complaint
