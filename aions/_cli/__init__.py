@@ -1,1 +1,1 @@
-"""The command line: util-linux's options over the public functions, a coroutine for each subcommand."""
+"""The command line: util-linux's options over the public functions, a module for each subcommand."""

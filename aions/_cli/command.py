@@ -3,66 +3,88 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 
 import anyio
 
-from aions import Process, Worker
-
-_FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
-"""What a terminal sends to the whole process group: a command in ours has it already."""
-
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command has ended."""
-
-    returncode: int
-
-    def leave_likewise(self) -> NoReturn:
-        """End this process the same way: with the same status, or by the same signal (without a core of its own)."""
-        if self.returncode < 0:
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            if self.returncode != -signal.SIGKILL:
-                signal.signal(-self.returncode, signal.SIG_DFL)
-            os.kill(os.getpid(), -self.returncode)
-        sys.exit(self.returncode if self.returncode >= 0 else 128 - self.returncode)
+from aions import Process, Worker, WorkerDied
+from aions._cli import signals
+from aions._cli.ending import Ended, Ending
 
 
 async def run(
     worker: Worker,
     command: Sequence[str],
+    *,
+    kept_back: Collection[int] = (),
+    ending: Ending | None = None,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
     user: int | None = None,
     group: int | None = None,
     extra_groups: Iterable[int] | None = None,
 ) -> Ended:
-    """Run a command with the streams of this process, and pass signals on to it.
+    """Run a command with the streams of this process, and pass on to it the signals that this process gets.
 
-    Signals are held from before it starts, so that none that is meant for it ends this process instead.
+    Args:
+        worker: where it runs.
+        command: program and arguments.
+        kept_back: signals that are not passed on, and do nothing.
+        ending: what the command is told, by a signal, when it has happened.
+        cwd: as in `Worker.open_process`.
+        env: likewise.
+        user: likewise.
+        group: likewise.
+        extra_groups: likewise.
     """
-    with anyio.open_signal_receiver(*_FROM_TERMINAL, *_PASSED_ON) as signals:
-        process = await worker.open_process(
-            command, stdin=None, stdout=None, stderr=None, user=user, group=group, extra_groups=extra_groups
-        )
-        async with process, anyio.create_task_group() as tasks:
-            tasks.start_soon(_pass_on, signals, process)
-            ended = Ended(await process.wait())
+    signals.hold()
+    async with await worker.open_process(
+        command,
+        stdin=sys.stdin,  # explicitly: a terminal is handed over also to where a command does not get it by itself
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+        cwd=cwd,
+        env=env,
+        user=user,
+        group=group,
+        extra_groups=extra_groups,
+    ) as process:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_pass_on, process, kept_back)
+            if ending is not None:
+                tasks.start_soon(_tell_of, ending, process)
+            with suppress(WorkerDied):
+                await process.wait()
             tasks.cancel_scope.cancel()
-    return ended
+        return Ended(await process.wait())
 
 
-async def _pass_on(signals: AsyncIterator[signal.Signals], process: Process) -> None:
+async def _pass_on(process: Process, kept_back: Collection[int]) -> None:
+    async with aclosing(signals.arriving()) as arriving:
+        async for number, code in arriving:
+            has_it = signals.is_terminals(code) and _is_in_our_group(process)
+            if not has_it and number not in kept_back:
+                _send(process, number)
+            if number == signal.SIGTSTP and not signals.stop():
+                _send(process, signal.SIGCONT)
+
+
+async def _tell_of(ending: Ending, process: Process) -> None:
+    await anyio.wait_readable(ending.pidfd)
+    _send(process, ending.signal)
+
+
+def _send(process: Process, number: int) -> None:
+    with suppress(PermissionError):  # it has become another user's, by a setuid program
+        process.send_signal(number)
+
+
+def _is_in_our_group(process: Process) -> bool:
+    """Whether the command, too, gets what a terminal sends to our process group."""
     try:
-        has_terminal_signals = os.getpgid(process.pid) == os.getpgrp()
+        return os.getpgid(process.pid) == os.getpgrp()
     except ProcessLookupError:
-        return  # it has ended
-    async for number in signals:
-        if number not in _FROM_TERMINAL or not has_terminal_signals:
-            process.send_signal(number)
+        return False  # it has ended

@@ -1,37 +1,83 @@
-"""`aions nsenter`: the namespaces of a process."""
+"""`aions nsenter`: the namespaces of a process, or those that files stand for."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
+from contextlib import suppress
 
-from aions import Namespace, open_worker
-from aions._cli.command import Ended
+from aions import Worker, open_worker
+from aions._cli import in_place
 from aions._cli.command import run as run_command
+from aions._cli.ending import Ended
+from aions._cli.options import NAMESPACES, Options, id_number
+from aions._cli.plan import Joined, Plan, opened
+
+WHAT = "run a command in the namespaces of a process"
+EPILOG = "Where the user namespace is entered, the command is root there, unless --setuid and --setgid say otherwise."
+
+
+def add_options(options: Options) -> None:
+    """Declare the options."""
+    options.value("-t", "--target", metavar="PID", type=int, help="the process")
+    options.flag("-a", "--all", help="enter all namespaces that are not one's own already")
+    for letter, word in NAMESPACES.values():
+        name = word.removeprefix("--")
+        options.optional(letter, word, metavar="FILE", const=True, help=f"enter its {name} namespace, or that of a file")
+    options.optional("-r", "--root", metavar="DIR", const=True, help="take its root directory, or this one of here")
+    options.optional("-w", "--wd", metavar="DIR", const=True, help="take its working directory, or this one of here")
+    options.value("-W", "--wdns", metavar="DIR", help="take this working directory of there")
+    options.flag("-e", "--env", help="take its environment")
+    options.value("-S", "--setuid", metavar="UID", type=id_number, help="the command's user")
+    options.value("-G", "--setgid", metavar="GID", type=id_number, help="its group; it has no others then")
+    options.flag("-F", "--no-fork", help="execute the command in place of aions; with --pid only its children are inside")
 
 
 async def run(options: argparse.Namespace) -> Ended:
     """Run a command in namespaces of a process: as root there, where its user namespace is entered, as nsenter(1) does."""
-    target: int = options.target
-    async with open_worker() as worker:
-        namespaces = options.namespaces
-        if options.all:
-            for kind in Namespace:
-                if await worker.get_namespace_id(target, kind) != await worker.get_namespace_id(os.getpid(), kind):
-                    namespaces |= kind
-        if not namespaces:
-            raise ValueError("no namespace was named; --all enters all that differ from one's own")
-        groups_may_be_set = _groups_may_be_set(target)
-        await worker.enter_namespace(target, namespaces)
-        if Namespace.USER not in namespaces:
-            return await run_command(worker, options.command)
-        extra_groups: tuple[int, ...] | None = () if groups_may_be_set else None
-        return await run_command(worker, options.command, user=0, group=0, extra_groups=extra_groups)
+    with opened(options) as plan:
+        if options.no_fork:
+            in_place.execute(plan, options.command)
+        async with open_worker() as worker:
+            root, directory = await _open(worker, plan.root), await _open(worker, plan.wd)
+            if plan.becomes_user:
+                with suppress(PermissionError):
+                    await worker.run_sync(os.setgroups, ())  # inside that may be forbidden
+            await _enter(worker, plan)
+            await _change_to(worker, root, directory)
+            return await run_command(
+                worker,
+                options.command,
+                cwd=plan.wdns,
+                env=plan.environment,
+                user=plan.user,
+                group=plan.group,
+                extra_groups=plan.extra_groups(worker.pid),
+            )
 
 
-def _groups_may_be_set(pid: int) -> bool:
+async def _open(worker: Worker, path: str | None) -> int | None:
+    """Open a directory where the worker is before it enters anything, for later."""
+    return None if path is None else await worker.run_sync(os.open, path, os.O_PATH | os.O_DIRECTORY)
+
+
+async def _enter(worker: Worker, plan: Plan) -> None:
+    refused = [each for each in plan.others if not await _entered(worker, each)]
+    for descriptor, namespaces in (*plan.user_namespace, *refused):
+        await worker.set_namespace(descriptor, namespaces)
+
+
+async def _entered(worker: Worker, joined: Joined) -> bool:
     try:
-        return Path(f"/proc/{pid}/setgroups").read_text().strip() == "allow"
-    except FileNotFoundError:
-        return False  # the process is gone: entering will say so
+        await worker.set_namespace(*joined)
+    except PermissionError:
+        return False
+    return True
+
+
+async def _change_to(worker: Worker, root: int | None, directory: int | None) -> None:
+    if root is not None:
+        await worker.run_sync(os.fchdir, root)
+        await worker.run_sync(os.chroot, ".")
+    if directory is not None:
+        await worker.run_sync(os.fchdir, directory)

@@ -3,17 +3,81 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 
-from aions import Namespace, open_worker
-from aions._cli.command import Ended
+from aions import Namespace, Worker, open_worker
 from aions._cli.command import run as run_command
+from aions._cli.ending import Ended
+from aions._cli.options import NAMESPACES, Options, chosen, id_number, signal_number
+
+WHAT = "run a command in new namespaces"
+EPILOG = "With --pid the command is a child of process 1, which collects orphans. With --mount no mount shows outside."
+
+
+def add_options(options: Options) -> None:
+    """Declare the options."""
+    for letter, word in NAMESPACES.values():
+        options.flag(letter, word, help=f"new {word.removeprefix('--')} namespace")
+    options.flag("-r", "--map-root-user", help="be root in the user namespace (implies --user)")
+    options.flag("-f", "--fork", help="keep SIGINT and SIGTERM from the command; it is always a child")
+    options.flag("--forward-signals", help="pass SIGINT and SIGTERM on although --fork is given")
+    options.optional(
+        "--kill-child",
+        metavar="SIGNAL",
+        const=signal.SIGKILL,
+        type=signal_number,
+        help="what the command gets when aions ends before it (implies --fork; SIGKILL)",
+    )
+    options.optional("--mount-proc", metavar="DIR", const="/proc", help="mount a new /proc (implies --mount)")
+    options.value("-R", "--root", metavar="DIR", help="the command's root directory")
+    options.value("-w", "--wd", metavar="DIR", help="its working directory, in that root")
+    options.value("-S", "--setuid", metavar="UID", type=id_number, help="its user")
+    options.value("-G", "--setgid", metavar="GID", type=id_number, help="its group; it has no others then")
 
 
 async def run(options: argparse.Namespace) -> Ended:
     """Run a command in new namespaces. Without --map-root-user a new user namespace has no mappings, as in unshare(1)."""
-    namespaces = options.namespaces
+    namespaces = _namespaces(options)
+    unmapped = () if Namespace.USER in namespaces and not options.map_root_user else None
+    preload = [] if options.root is None else ["aions._worker.commands"]  # while the worker can see it
+    async with open_worker(unshare=namespaces, user_mappings=unmapped, group_mappings=unmapped, preload=preload) as worker:
+        await _prepare(worker, options)
+        return await run_command(
+            worker,
+            options.command,
+            kept_back=_kept_back(options),
+            ending=options.ending,
+            user=options.setuid,
+            group=options.setgid,
+            extra_groups=None if options.setgid is None else (),
+        )
+
+
+def _namespaces(options: argparse.Namespace) -> Namespace:
+    namespaces = Namespace(0)
+    for kind in chosen(options):
+        namespaces |= kind
     if options.map_root_user:
         namespaces |= Namespace.USER
-    unmapped = () if Namespace.USER in namespaces and not options.map_root_user else None
-    async with open_worker(unshare=namespaces, user_mappings=unmapped, group_mappings=unmapped) as worker:
-        return await run_command(worker, options.command)
+    if options.mount_proc is not None:
+        namespaces |= Namespace.MOUNT
+    return namespaces
+
+
+async def _prepare(worker: Worker, options: argparse.Namespace) -> None:
+    """Change root and working directory, then mount /proc: in this order, so that --mount-proc=DIR is a path inside."""
+    directory = options.wd
+    if options.root is not None:
+        await worker.run_sync(os.chroot, options.root)
+        directory = directory or "/"
+    if directory is not None:
+        await worker.run_sync(os.chdir, directory)
+    if options.mount_proc is not None:
+        await worker.run_process(["mount", "-t", "proc", "-o", "nosuid,nodev,noexec", "proc", options.mount_proc], stderr=None)
+
+
+def _kept_back(options: argparse.Namespace) -> tuple[int, ...]:
+    """Return what unshare(1) ignores while its child runs. Without a child, it would be the command itself that gets it."""
+    has_child = options.fork or options.kill_child is not None
+    return (signal.SIGINT, signal.SIGTERM) if has_child and not options.forward_signals else ()

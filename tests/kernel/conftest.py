@@ -27,6 +27,8 @@ CAPABILITIES = {
     "namespaces": lambda: can("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "true"),
     "time_namespaces": lambda: can("unshare", "--user", "--map-root-user", "--time", "true"),
     "ip": lambda: can("ip", "-Version"),
+    "tmux": lambda: can("tmux", "-V"),
+    "usr_as_root": lambda: can("unshare", "--map-root-user", "--root=/usr", "/bin/sh", "-c", ":"),
     "strace": lambda: can("strace", "-o", "/dev/null", "true"),
 }
 

@@ -119,14 +119,30 @@ def test_a_refusal_says_what_to_do() -> None:
     assert "add Namespace.USER" in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-@pytest.mark.parametrize("options", ["-r", "-rp"])
+PASSED_ON = ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "ALRM", "WINCH", "CONT", "RTMIN")
+
+
+@pytest.mark.parametrize("number", [getattr(signal, f"SIG{name}") for name in PASSED_ON])
+@pytest.mark.parametrize("options", ["-r", "-rp", "-r --kill-child=TERM --forward-signals"])
 def test_signals_are_passed_on(number: signal.Signals, options: str) -> None:
     script = f"trap 'echo caught; exit 7' {number:d}; echo ready; while :; do sleep 0.01; done"
-    command = [sys.executable, "-m", "aions", "unshare", options, "sh", "-c", script]
+    command = [sys.executable, "-m", "aions", "unshare", *options.split(), "sh", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(number)
         assert process.stdout.readline() == b"caught\n"
         assert process.wait() == 7
+
+
+def test_a_worker_that_is_killed_takes_the_command_along() -> None:
+    command = [sys.executable, "-m", "aions", "unshare", "-r", "sh", "-c", "echo $PPID; exec sleep 1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        os.kill(worker, signal.SIGKILL)
+        output, complaint = process.communicate()
+    assert (process.returncode, output) == (1, "")
+    assert complaint.startswith("aions unshare: ")
+    assert "worker" in complaint
+    assert "has ended" in complaint

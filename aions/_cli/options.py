@@ -1,0 +1,116 @@
+"""The options of the command line, and telling them from the command that follows."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aions import Namespace
+
+NAMESPACES = {
+    Namespace.USER: ("-U", "--user"),
+    Namespace.NETWORK: ("-n", "--net"),
+    Namespace.MOUNT: ("-m", "--mount"),
+    Namespace.PID: ("-p", "--pid"),
+    Namespace.UTS: ("-u", "--uts"),
+    Namespace.IPC: ("-i", "--ipc"),
+    Namespace.CGROUP: ("-C", "--cgroup"),
+    Namespace.TIME: ("-T", "--time"),
+}
+"""The letters and words of unshare(1) and nsenter(1)."""
+
+
+class Options:
+    """The options of one subcommand. They stand before the command, which is all that is left."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parser = parser
+        self._actions: dict[str, argparse.Action] = {}
+
+    def flag(self, *names: str, help: str) -> None:
+        """Take an option that is there or not."""
+        self._add(names, action="store_true", help=help)
+
+    def value(self, *names: str, metavar: str, help: str, type: Callable[[str], Any] = str) -> None:
+        """Take an option that needs a value."""
+        self._add(names, metavar=metavar, type=type, help=help)
+
+    def optional(self, *names: str, metavar: str, help: str, const: object, type: Callable[[str], Any] = str) -> None:
+        """Take an option that may have a value (`--word=VALUE`, `-lVALUE`), and is `const` without one."""
+        self._add(names, nargs="?", const=const, metavar=f"={metavar}", type=type, help=help)
+
+    def _add(self, names: Sequence[str], **settings: Any) -> None:
+        action = self._parser.add_argument(*names, **settings)
+        self._actions |= dict.fromkeys(names, action)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse what follows the subcommand's name."""
+        words, command = split(arguments, self._actions)
+        options = self._parser.parse_args(words)
+        options.command = command
+        return options
+
+
+def split(arguments: Sequence[str], actions: Mapping[str, argparse.Action]) -> tuple[list[str], list[str]]:
+    """Separate options from the command as getopt_long(3) does for util-linux, which argparse cannot.
+
+    The options come back in a form that only means one thing: each as one word, with `=` before its value.
+    """
+    options: list[str] = []
+    rest = list(arguments)
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        word = rest.pop(0)
+        if word == "--":
+            break
+        if word.startswith("--"):
+            options.append(_with_value(word, actions.get(word), rest))
+        else:
+            options += _letters(word[1:], actions, rest)
+    return options, rest
+
+
+def _letters(letters: str, actions: Mapping[str, argparse.Action], rest: list[str]) -> list[str]:
+    """Take letters apart: one that may have a value takes all that follows it in the same word."""
+    found = []
+    while letters:
+        letter, letters = f"-{letters[0]}", letters[1:]
+        action = actions.get(letter)
+        word = action.option_strings[-1] if action is not None else letter
+        if action is not None and action.nargs != 0 and letters:
+            found.append(f"{word}={letters}")
+            break
+        found.append(_with_value(word, action, rest))
+    return found
+
+
+def _with_value(word: str, action: argparse.Action | None, rest: list[str]) -> str:
+    """Give an option that needs a value the next word."""
+    needs_value = action is not None and action.nargs is None
+    return f"{word}={rest.pop(0)}" if needs_value and rest else word
+
+
+def chosen(options: argparse.Namespace) -> dict[Namespace, Any]:
+    """Return the namespaces that were asked for, each with the value of its option."""
+    values = {kind: getattr(options, word.removeprefix("--")) for kind, (_, word) in NAMESPACES.items()}
+    return {kind: value for kind, value in values.items() if value not in (None, False)}
+
+
+def id_number(text: str) -> int:
+    """Read the id of a user or group."""
+    number = int(text) if text.isdecimal() else -1
+    if not 0 <= number < 2**32 - 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is the id of no user or group")
+    return number
+
+
+def signal_number(text: str) -> int:
+    """Read a signal as kill(1) takes it: TERM, SIGTERM, 15, RTMIN+1."""
+    name, plus, offset = text.upper().removeprefix("SIG").partition("+")
+    number = int(name) if name.isdecimal() else getattr(signal, f"SIG{name}", -1)
+    if plus:
+        number = number + int(offset) if name == "RTMIN" and offset.isdecimal() else -1
+    if number not in signal.valid_signals():
+        raise argparse.ArgumentTypeError(f"{text!r} is no signal")
+    return int(number)
