@@ -11,9 +11,19 @@ whole public surface. Where the code is:
 """
 
 from aions._app.current import (
+    connect_tcp,
+    connect_unix,
+    create_connected_udp_socket,
+    create_connected_unix_datagram_socket,
+    create_tcp_listener,
+    create_udp_socket,
+    create_unix_datagram_socket,
+    create_unix_listener,
     current_worker,
     enter_namespace,
     get_namespace_id,
+    getaddrinfo,
+    getnameinfo,
     open_process,
     run_process,
     run_sync,
@@ -24,6 +34,7 @@ from aions._app.current import (
     write_group_mappings,
     write_user_mappings,
 )
+from aions._app.namespace_file import NamespaceFile
 from aions._app.opening import open_worker
 from aions._app.processes import Process
 from aions._app.worker import Worker
@@ -35,15 +46,26 @@ __all__ = [
     "Clock",
     "GroupMapping",
     "Namespace",
+    "NamespaceFile",
     "NamespaceID",
     "Process",
     "ProtocolError",
     "UserMapping",
     "Worker",
     "WorkerDied",
+    "connect_tcp",
+    "connect_unix",
+    "create_connected_udp_socket",
+    "create_connected_unix_datagram_socket",
+    "create_tcp_listener",
+    "create_udp_socket",
+    "create_unix_datagram_socket",
+    "create_unix_listener",
     "current_worker",
     "enter_namespace",
     "get_namespace_id",
+    "getaddrinfo",
+    "getnameinfo",
     "open_process",
     "open_worker",
     "run_process",

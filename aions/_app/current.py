@@ -6,22 +6,25 @@ else the event loop's default worker, which is forked when it is first needed.
 
 from __future__ import annotations
 
-import socket as sockets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from subprocess import PIPE, CompletedProcess
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple
 
 import anyio
 
 from aions._app.home import Home, current_home
 from aions._app.link import Link
 from aions._app.membership import HasFileno
-from aions._app.processes import Process, Stream, StrOrBytesPath
+from aions._app.processes import Process, Stream
+from aions._app.text import StrOrBytesPath
 from aions._app.worker import Worker
 from aions._types import Clock, GroupMapping, NamespaceID, NamespaceLike, Namespaces, UserMapping
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
@@ -202,6 +205,29 @@ async def run_sync(
     return await (await current_worker()).run_sync(func, *args, cancellable=cancellable, limiter=limiter)
 
 
-async def socket(family: int = sockets.AF_INET, type: int = sockets.SOCK_STREAM, proto: int = 0) -> sockets.socket:
-    """Make a socket in the current worker's network namespace. See `Worker.socket`."""
-    return await (await current_worker()).socket(family, type, proto)
+def _on_current(
+    method: Callable[Concatenate[Worker, P], Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Make the function that calls a method of the current worker."""
+
+    @wraps(method)
+    async def function(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await method(await current_worker(), *args, **kwargs)
+
+    signature = inspect.signature(method)
+    function.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])  # type: ignore[attr-defined]
+    function.__module__, function.__qualname__ = "aions", method.__name__
+    return function
+
+
+socket = _on_current(Worker.socket)
+connect_tcp = _on_current(Worker.connect_tcp)
+create_tcp_listener = _on_current(Worker.create_tcp_listener)
+create_udp_socket = _on_current(Worker.create_udp_socket)
+create_connected_udp_socket = _on_current(Worker.create_connected_udp_socket)
+connect_unix = _on_current(Worker.connect_unix)
+create_unix_listener = _on_current(Worker.create_unix_listener)
+create_unix_datagram_socket = _on_current(Worker.create_unix_datagram_socket)
+create_connected_unix_datagram_socket = _on_current(Worker.create_connected_unix_datagram_socket)
+getaddrinfo = _on_current(Worker.getaddrinfo)
+getnameinfo = _on_current(Worker.getnameinfo)

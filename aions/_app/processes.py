@@ -6,7 +6,6 @@ import grp
 import os
 import pwd
 import signal
-import sys
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from os import PathLike
@@ -19,10 +18,10 @@ from aions._app.child import Child, Lifeline
 from aions._app.descriptor import Descriptor
 from aions._app.link import Link
 from aions._app.pipes import PipeReceiveStream, PipeSendStream
+from aions._app.text import StrOrBytesPath, text
 from aions._errors import WorkerDied
 from aions._wire.messages import Spawn, Started
 
-StrOrBytesPath = str | bytes | PathLike[str] | PathLike[bytes]
 Stream = int | IO[Any] | None
 
 _PATIENCE = 5
@@ -169,9 +168,9 @@ async def open_process(
         worker.has_children = True
         started = await worker.call(
             Spawn(
-                arguments=tuple(map(_text, arguments)),
+                arguments=tuple(map(text, arguments)),
                 shell=shell,
-                directory=None if cwd is None else _text(cwd),
+                directory=None if cwd is None else text(cwd),
                 environment=_environment(env),
                 process_group=os.getpgrp(),
                 session=os.getsid(0),
@@ -193,22 +192,11 @@ async def open_process(
     return Process(Child(started.pid, started.pidfd, lifeline.ours), stdin_pipe, stdout_pipe, stderr_pipe)
 
 
-_SPEAKS_UTF8 = sys.getfilesystemencoding() == "utf-8"
-
-
-def _text(value: StrOrBytesPath) -> str:
-    """Write bytes as the wire does: UTF-8, with surrogate escapes for what is none."""
-    text = value if _SPEAKS_UTF8 and isinstance(value, str) else os.fsencode(value).decode("utf-8", "surrogateescape")
-    if "\0" in text:
-        raise ValueError("embedded null byte")
-    return text
-
-
 def _environment(variables: Mapping[str, str] | None) -> tuple[str, ...]:
     """Write an environment down as execve(2) takes it; None is the app's."""
     if variables is None:
         return tuple([(name + b"=" + value).decode("utf-8", "surrogateescape") for name, value in os.environb.items()])
-    environment = {_text(name): _text(value) for name, value in variables.items()}
+    environment = {text(name): text(value) for name, value in variables.items()}
     if any("=" in name for name in environment):
         raise ValueError("illegal environment variable name")
     return tuple([f"{name}={value}" for name, value in environment.items()])

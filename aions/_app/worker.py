@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket as sockets
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from subprocess import PIPE, CompletedProcess
@@ -13,15 +12,16 @@ import anyio
 from aions._app import functions, identity, membership, processes
 from aions._app.link import Link
 from aions._app.membership import HasFileno
-from aions._app.processes import Process, Stream, StrOrBytesPath
+from aions._app.networking import Networking
+from aions._app.processes import Process, Stream
+from aions._app.text import StrOrBytesPath
 from aions._types import Clock, GroupMapping, NamespaceID, NamespaceLike, Namespaces, UserMapping
-from aions._wire.messages import Opened, OpenSocket
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
-class Worker:
+class Worker(Networking):
     """A process with one thread, that makes namespace calls for the app and runs things where it is.
 
     Workers come from `open_worker` and from `Worker.fork`. One belongs to the event loop that it was opened in. It serves
@@ -304,21 +304,3 @@ class Worker:
             Whatever the function raises, with the worker's traceback as a note.
         """
         return await functions.call(self._link, func, args, cancellable, limiter)
-
-    async def socket(self, family: int = sockets.AF_INET, type: int = sockets.SOCK_STREAM, proto: int = 0) -> sockets.socket:
-        """Make a socket in the worker's network namespace, where it stays wherever the worker goes.
-
-        Returns:
-            An ordinary, non-blocking, close-on-exec socket, which is the caller's: ready for an event loop, or for
-            `anyio.abc.SocketStream.from_socket` and its like. From here on the worker has no part in it.
-
-        Raises:
-            OSError: EPERM: a raw or packet socket without CAP_NET_RAW. EMFILE: no descriptors left, in the app or in the
-                worker.
-
-        Kernel: socket(2), network_namespaces(7).
-        """
-        reply = await self._link.call(OpenSocket(int(family), int(type), proto), Opened)
-        sock = sockets.socket(family, type, proto, fileno=reply.descriptor)
-        sock.setblocking(False)
-        return sock

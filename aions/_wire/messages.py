@@ -76,12 +76,6 @@ class SetPropagation(Request):
     propagation: int
 
 
-class OpenSocket(Request):
-    family: int
-    type: int
-    protocol: int
-
-
 class Spawn(Request):
     """Run a command, with an `environment` of NAME=value. `process_group` and `session` are the app's.
 
@@ -126,6 +120,70 @@ class CallFunction(Request):
     long_call: tuple[Descriptor, ...]
 
 
+class OpenSocket(Request):
+    """Make a socket: in the worker's network namespace, or in the one that is given, where the worker is for that moment."""
+
+    family: int
+    type: int
+    protocol: int
+    namespace: tuple[Descriptor, ...]
+
+
+class OpenUnixSocket(Request):
+    """Make a unix socket, bind it to `local` with `mode`, listen, and connect it to `remote`: whatever is not None.
+
+    Paths that begin with a zero byte are abstract; a socket that lies at `local` is removed first.
+    """
+
+    type: int
+    local: str | None
+    mode: int | None
+    backlog: int | None
+    remote: str | None
+    namespace: tuple[Descriptor, ...]
+
+
+class OpenFile(Request):
+    path: str
+    flags: int
+    mode: int
+
+
+class OpenNamespace(Request):
+    """Open the worker's own namespace of a kind."""
+
+    namespace: str
+
+
+class NewNetwork(Request):
+    """Make a network namespace that the worker is not in, with its loopback up if that is wanted."""
+
+    loopback: bool
+
+
+class SetLoopbackUp(Request):
+    """Set lo up in the worker's own network namespace."""
+
+
+class ResolveName(Request):
+    """Call getaddrinfo(3). None stands for NULL."""
+
+    host: str | None
+    port: str | None
+    family: int
+    type: int
+    protocol: int
+    flags: int
+
+
+class ResolveAddress(Request):
+    """Call getnameinfo(3) for a numeric host."""
+
+    host: str
+    port: int
+    flags: int
+
+
 class Done(Reply):
     """It is done, and there is nothing to say about it."""
 
@@ -147,6 +205,32 @@ class Identified(Reply):
 
 class Opened(Reply):
     descriptor: Descriptor
+
+
+class Resolved(Reply):
+    """The addresses of a name, a column for each part; `ports` and what comes after it are those of the socket addresses."""
+
+    families: tuple[int, ...]
+    types: tuple[int, ...]
+    protocols: tuple[int, ...]
+    names: tuple[str, ...]
+    hosts: tuple[str, ...]
+    ports: tuple[int, ...]
+    scopes: tuple[int, ...]
+
+
+class Named(Reply):
+    """The names of an address."""
+
+    host: str
+    service: str
+
+
+class Unresolved(Reply):
+    """The resolver's refusal: one of the C library's EAI_ numbers, which are less than zero, and its words."""
+
+    code: int
+    reason: str
 
 
 class Called(Reply):

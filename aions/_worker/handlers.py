@@ -12,7 +12,8 @@ from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, Log, call
 from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
-from aions._wire.messages import Done, Identified, Opened, Started
+from aions._wire.messages import Done, Identified, Started
+from aions._worker import names, sockets
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server
 from aions._worker.signals import kill_all
@@ -163,17 +164,6 @@ def set_propagation(_server: Server, request: messages.SetPropagation) -> Done:
     return Done()
 
 
-def open_socket(_server: Server, request: messages.OpenSocket) -> Opened:
-    family, type, protocol = request.family, request.type, request.protocol
-    return Opened(
-        call(lambda: f"socket({family}, {type}|SOCK_CLOEXEC|SOCK_NONBLOCK, {protocol})", _socket, family, type, protocol)
-    )
-
-
-def _socket(family: int, type: int, protocol: int) -> int:
-    return socket.socket(family, type | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol).detach()
-
-
 def spawn(server: Server, request: messages.Spawn) -> Started:
     from aions._worker import commands  # see preload
 
@@ -187,10 +177,11 @@ def call_function(server: Server, request: messages.CallFunction) -> messages.Ca
 
 
 HANDLERS: Handlers = {
+    **names.HANDLERS,
+    **sockets.HANDLERS,
     "CallFunction": call_function,
     "Fork": fork,
     "GetNamespaceID": get_namespace_id,
-    "OpenSocket": open_socket,
     "SetClockOffset": set_clock_offset,
     "SetNamespace": set_namespace,
     "SetPropagation": set_propagation,

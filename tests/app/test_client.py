@@ -64,7 +64,7 @@ async def test_requests_carry_their_descriptors(wire: Wire) -> None:
 
 async def test_the_descriptors_of_a_reply_are_the_callers(wire: Wire) -> None:
     client, worker = wire
-    request_id = await client.begin(OpenSocket(1, 2, 0))
+    request_id = await client.begin(OpenSocket(1, 2, 0, ()))
     worker.answer(request_id, Opened(open_file()))
     reply = await client.finish(request_id, Opened)
     os.close(reply.descriptor)
@@ -73,7 +73,7 @@ async def test_the_descriptors_of_a_reply_are_the_callers(wire: Wire) -> None:
 async def test_the_late_reply_to_a_cancelled_call_is_dropped_with_its_descriptors(wire: Wire) -> None:
     client, worker = wire
     with anyio.move_on_after(0.01):
-        await client.call(OpenSocket(1, 2, 0), Opened)
+        await client.call(OpenSocket(1, 2, 0, ()), Opened)
     request_id, _request = await worker.take()
     worker.answer(request_id, Opened(open_file()))
     await ask(wire)
@@ -82,7 +82,7 @@ async def test_the_late_reply_to_a_cancelled_call_is_dropped_with_its_descriptor
 async def test_a_reply_that_is_there_when_its_call_is_cancelled_leaks_nothing(wire: Wire) -> None:
     client, worker = wire
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(client.call, OpenSocket(1, 2, 0), Opened)
+        tasks.start_soon(client.call, OpenSocket(1, 2, 0, ()), Opened)
         request_id, _request = await worker.take()
         worker.answer(request_id, Opened(open_file()))
         tasks.cancel_scope.cancel()
@@ -100,7 +100,7 @@ async def test_a_call_that_is_cancelled_before_it_begins_sends_nothing(wire: Wir
 
 async def test_a_request_that_was_begun_can_be_given_up_before_and_after_its_reply(wire: Wire) -> None:
     client, worker = wire
-    early, late = [await client.begin(OpenSocket(1, 2, number)) for number in range(2)]
+    early, late = [await client.begin(OpenSocket(1, 2, number, ())) for number in range(2)]
     client.abandon(early)
     for _ in range(2):
         request_id, _request = await worker.take()

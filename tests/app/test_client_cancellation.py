@@ -71,7 +71,7 @@ class DisorderlyWorker:
 
 async def call(client: Client, number: int) -> None:
     """Make a call and check that it is this call's reply that comes."""
-    reply = await client.call(OpenSocket(number, 0, 0), Started)
+    reply = await client.call(OpenSocket(number, 0, 0, ()), Started)
     content = os.pread(reply.pidfd, 100, 0)
     os.close(reply.pidfd)
     assert (reply.pid, content) == (number, b"%d" % number)

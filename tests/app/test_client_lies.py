@@ -29,7 +29,7 @@ def say(worker: FakeWorker, data: bytes, descriptors: int) -> None:
 
 
 async def begin(client: Client) -> int:
-    return await client.begin(OpenSocket(1, 2, 0))
+    return await client.begin(OpenSocket(1, 2, 0, ()))
 
 
 async def finish(client: Client, request_id: int) -> None:

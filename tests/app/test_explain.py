@@ -96,12 +96,12 @@ def test_others_have_them_too() -> None:
         (SetClockOffset(""), EPERM),
         (GetNamespaceID(1, "net"), ENOENT),
         (GetNamespaceID(1, "net"), EACCES),
-        (OpenSocket(0, 0, 0), EPERM),
+        (OpenSocket(0, 0, 0, ()), EPERM),
         (SPAWN, ENOENT),
         (Unshare(USER), EMFILE),
         (Fork(False, 0, 0, 0, 0), EMFILE),
         (SPAWN, EMFILE),
-        (OpenSocket(0, 0, 0), EMFILE),
+        (OpenSocket(0, 0, 0, ()), EMFILE),
     ):
         text = notes(request, errno)
         assert text.count("\nProbable cause: ") == text.count("\nRemedy: ") == 1, (request, errno)

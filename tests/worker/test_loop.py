@@ -184,7 +184,7 @@ def test_what_is_no_request_is_a_reply(app: App, data: bytes, request_id: int) -
 
 def test_descriptors_of_requests_and_of_replies_are_closed(app: App) -> None:
     before = app.ask(GetNamespaceID(None, "net"))
-    for request in (SetNamespace(0, 0), CallFunction((), None, "", (0,)), OpenSocket(0, 0, 0), Fork(False, 0, 0, 0, 0)):
+    for request in (SetNamespace(0, 0), CallFunction((), None, "", (0,)), OpenSocket(0, 0, 0, ()), Fork(False, 0, 0, 0, 0)):
         close_all(app.ask(request).descriptors())
     assert app.ask(GetNamespaceID(None, "net")) == before
 

@@ -1,0 +1,137 @@
+"""Host names, as they are known where a worker is."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import IPv6Address, ip_address
+from socket import AddressFamily, SocketKind
+from typing import TypeVar
+
+from anyio.abc import IPAddressType
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from aions._app.link import Link
+from aions._app.membership import set_namespace
+from aions._app.namespace_file import NamespaceFile, networks
+from aions._errors import ProtocolError
+from aions._types import Namespace
+from aions._wire.messages import Named, Reply, Request, ResolveAddress, Resolved, ResolveName, Unresolved
+
+R = TypeVar("R", bound=Reply)
+
+Address = tuple[str, int] | tuple[str, int, int, int]
+"""What connect(2) and bind(2) take. Scopes are numbers: an interface's name would be looked up in the app's network."""
+
+Found = tuple[AddressFamily, SocketKind, int, str, Address]
+
+
+async def lookup(
+    worker: Link,
+    host: bytes | str | None,
+    port: str | int | None,
+    *,
+    family: int = 0,
+    type: int = 0,
+    proto: int = 0,
+    flags: int = 0,
+    namespace: NamespaceFile | None = None,
+) -> list[Found]:
+    """Call getaddrinfo(3) where the worker is."""
+    name = _ascii(host) if isinstance(host, str) else None if host is None else host.decode("utf-8", "surrogateescape")
+    request = ResolveName(name, None if port is None else str(port), int(family), int(type), proto, int(flags))
+    return _rows(await _resolve(worker, request, Resolved, namespace))
+
+
+def _ascii(host: str) -> str:
+    """Write a name as it is in the DNS (IDNA 2008), with the package that anyio uses for it."""
+    if host.isascii():
+        return host
+    import idna
+
+    return idna.encode(host, uts46=True).decode()
+
+
+def _rows(found: Resolved) -> list[Found]:
+    """Read a table that came from a worker.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    try:
+        return [
+            (family := AddressFamily(family_number), SocketKind(type), protocol, name, _address(family, host, port, scope))
+            for family_number, type, protocol, name, host, port, scope in zip(*found.__dict__.values(), strict=True)
+        ]
+    except ValueError as error:
+        raise ProtocolError(f"the worker sent what is no list of addresses: {error}") from None
+
+
+def _address(family: AddressFamily, host: str, port: int, scope: int) -> Address:
+    ip_address(host)
+    return (host, port, 0, scope) if family == AddressFamily.AF_INET6 else (host, port)
+
+
+def public(address: Address) -> tuple[str, int]:
+    """Return an address as anyio shows it: with its scope, where it has one, in the host."""
+    scope = address[3] if len(address) == 4 else 0
+    return (f"{address[0]}%{scope}" if scope else address[0]), address[1]
+
+
+async def endpoints(
+    worker: Link,
+    host: IPAddressType,
+    port: int | None,
+    *,
+    family: int = 0,
+    type: int = SocketKind.SOCK_STREAM,
+    flags: int = 0,
+    namespace: NamespaceFile | None = None,
+) -> list[tuple[AddressFamily, Address]]:
+    """Return the addresses of a host. For what is an address already nobody is asked."""
+    numeric = _numeric(str(host), port or 0)
+    if numeric is not None and family in (0, numeric[0]):
+        return [numeric]
+    found = await lookup(worker, str(host), port, family=family, type=type, flags=flags, namespace=namespace)
+    return [(row[0], row[4]) for row in found]
+
+
+def _numeric(host: str, port: int) -> tuple[AddressFamily, Address] | None:
+    try:
+        address = ip_address(host)
+        scope = int(address.scope_id or 0) if isinstance(address, IPv6Address) else 0
+    except ValueError:
+        return None
+    family = AddressFamily.AF_INET6 if isinstance(address, IPv6Address) else AddressFamily.AF_INET
+    return family, _address(family, str(address).partition("%")[0], port, scope)
+
+
+async def getnameinfo(worker: Link, sockaddr: tuple[str, int], flags: int, namespace: NamespaceFile | None) -> tuple[str, str]:
+    """Call getnameinfo(3) where the worker is."""
+    named = await _resolve(worker, ResolveAddress(sockaddr[0], sockaddr[1], flags), Named, namespace)
+    return named.host, named.service
+
+
+async def _resolve(worker: Link, request: Request, expected: type[R], namespace: NamespaceFile | None) -> R:
+    async with _resolver(worker, namespace) as resolver:
+        answer = await resolver.call(request, Reply)
+    if isinstance(answer, expected):
+        return answer
+    if isinstance(answer, Unresolved):
+        raise socket.gaierror(answer.code, answer.reason)
+    raise ProtocolError(f"{answer!r:.200} is no answer to {request!r}")
+
+
+@asynccontextmanager
+async def _resolver(worker: Link, namespace: NamespaceFile | None) -> AsyncIterator[Link]:
+    """Fork a worker that resolves one name: so that it can be given up, and others wait for nothing."""
+    await checkpoint_if_cancelled()
+    networks(namespace)
+    resolver = await worker.fork()
+    try:
+        if namespace is not None:
+            await set_namespace(resolver, namespace, Namespace.NETWORK)
+        yield resolver
+    finally:
+        await resolver.aclose()

@@ -1,0 +1,119 @@
+"""Sockets that a worker makes for the app, and those of unix(7), whose paths are the worker's."""
+
+from __future__ import annotations
+
+import os
+import socket as sockets
+from os import PathLike
+from socket import AF_UNIX, SOCK_DGRAM, SOCK_STREAM, SocketKind
+from typing import Any
+
+import anyio
+from anyio.abc import ConnectedUNIXDatagramSocket, SocketListener, UNIXDatagramSocket, UNIXSocketStream
+
+from aions._app.link import Link
+from aions._app.namespace_file import NamespaceFile, networks
+from aions._app.text import socket_path
+from aions._errors import ProtocolError
+from aions._wire.messages import Opened, OpenSocket, OpenUnixSocket
+
+Path = str | bytes | PathLike[Any]
+
+LARGEST_BACKLOG = 65536
+"""anyio's."""
+
+_FLAGS = sockets.SOCK_NONBLOCK | sockets.SOCK_CLOEXEC
+
+_LONGEST_WAIT = 0.05
+"""Seconds between two attempts to connect to a listener whose queue is full: no descriptor tells when there is room."""
+
+
+async def open_socket(
+    worker: Link, family: int, type: int, protocol: int = 0, namespace: NamespaceFile | None = None
+) -> sockets.socket:
+    """Have a socket made. It is non-blocking, close-on-exec, and the caller's."""
+    request = OpenSocket(int(family), int(type), protocol, networks(namespace))
+    return _taken((await worker.call(request, Opened)).descriptor, family, type, protocol)
+
+
+def _taken(descriptor: int, family: int, type: int, protocol: int) -> sockets.socket:
+    """Make an object of a socket that came from a worker.
+
+    SECURITY: what is no such socket is refused, whatever the worker says.
+    """
+    sock = sockets.socket(family, type, protocol, fileno=descriptor)
+    try:
+        there = tuple(sock.getsockopt(sockets.SOL_SOCKET, option) for option in (sockets.SO_DOMAIN, sockets.SO_TYPE))
+        if there != (family, type & ~_FLAGS):
+            raise ProtocolError(f"the worker sent a socket of the wrong kind: {there}")
+        sock.setblocking(False)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            raise ProtocolError("the worker sent what is no socket") from None
+        raise
+    return sock
+
+
+async def _open_unix_socket(
+    worker: Link,
+    type: int,
+    *,
+    local: Path | None = None,
+    mode: int | None = None,
+    backlog: int | None = None,
+    remote: Path | None = None,
+    namespace: NamespaceFile | None,
+) -> sockets.socket:
+    paths = [None if path is None else _checked(path) for path in (local, remote)]
+    request = OpenUnixSocket(int(type), paths[0], mode, backlog, paths[1], networks(namespace))
+    return _taken((await worker.call(request, Opened)).descriptor, AF_UNIX, type, 0)
+
+
+def _checked(path: Path) -> str:
+    """Refuse what the kernel has no room for, as Python does."""
+    name = os.fsencode(path)
+    if len(name) + (not name.startswith(b"\0")) > 108:
+        raise OSError("AF_UNIX path too long")
+    if b"\0" in name[1:] and not name.startswith(b"\0"):
+        raise ValueError("embedded null byte")
+    return socket_path(path)
+
+
+def _as_stream(sock: sockets.socket) -> sockets.socket:
+    """Call a SOCK_SEQPACKET socket a stream: `from_socket` takes no other, though anyio's own functions make these as well."""
+    return sockets.socket(AF_UNIX, SOCK_STREAM, fileno=sock.detach())
+
+
+async def connect_unix(worker: Link, path: Path, kind: SocketKind, namespace: NamespaceFile | None) -> UNIXSocketStream:
+    delay = 0.001
+    while True:
+        try:
+            sock = await _open_unix_socket(worker, kind, remote=path, namespace=namespace)
+        except BlockingIOError:
+            await anyio.sleep(delay)
+            delay = min(2 * delay, _LONGEST_WAIT)
+        else:
+            return await UNIXSocketStream.from_socket(_as_stream(sock))
+
+
+async def create_unix_listener(
+    worker: Link, path: Path, mode: int | None, backlog: int, kind: SocketKind, namespace: NamespaceFile | None
+) -> SocketListener:
+    backlog = min(backlog, LARGEST_BACKLOG)
+    sock = await _open_unix_socket(worker, kind, local=path, mode=mode, backlog=backlog, namespace=namespace)
+    return await SocketListener.from_socket(_as_stream(sock))
+
+
+async def create_unix_datagram_socket(
+    worker: Link, path: Path | None, mode: int | None, namespace: NamespaceFile | None
+) -> UNIXDatagramSocket:
+    sock = await _open_unix_socket(worker, SOCK_DGRAM, local=path, mode=mode, namespace=namespace)
+    return await UNIXDatagramSocket.from_socket(sock)
+
+
+async def create_connected_unix_datagram_socket(
+    worker: Link, remote: Path, path: Path | None, mode: int | None, namespace: NamespaceFile | None
+) -> ConnectedUNIXDatagramSocket:
+    sock = await _open_unix_socket(worker, SOCK_DGRAM, local=path, mode=mode, remote=remote, namespace=namespace)
+    return await ConnectedUNIXDatagramSocket.from_socket(sock)

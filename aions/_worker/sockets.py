@@ -1,0 +1,109 @@
+"""Sockets, made where the worker is, or in another network namespace where it is for a moment only."""
+
+from __future__ import annotations
+
+import _socket as socket
+import errno
+import os
+import stat
+
+from aions._sys import libc
+from aions._sys.calls import call
+from aions._sys.libc import CLONE_NEWNET
+from aions._sys.proc import Opened as Open
+from aions._wire.messages import Opened, OpenSocket, OpenUnixSocket
+from aions._worker.loop import Server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from aions._worker.loop import Handlers
+
+    T = TypeVar("T")
+
+_FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)
+
+
+def in_network(server: Server, move: Callable[[], None], action: Callable[[], T]) -> T:
+    """Move to another network namespace, do something there, and come back.
+
+    SECURITY: a worker that could not come back would do in one namespace what is meant for another, so it ends. The way back is
+    tried before it is needed: in a network namespace that the worker has no rights over, as a plain user has none over the
+    host's, the kernel refuses that already.
+    """
+    with Open(server.home.proc, "self/ns/net", os.O_RDONLY) as back:
+        libc.setns(back, CLONE_NEWNET)
+        try:
+            move()
+            return action()
+        finally:
+            try:
+                libc.setns(back, CLONE_NEWNET)
+            except BaseException:
+                os._exit(1)
+
+
+def in_namespace(server: Server, namespace: tuple[int, ...], action: Callable[[], T]) -> T:
+    """Do something in the network namespace that a request came with; where the worker is, if there is none."""
+    if not namespace:
+        return action()
+    return in_network(server, lambda: libc.setns(namespace[0], CLONE_NEWNET), action)
+
+
+def open_socket(server: Server, request: OpenSocket) -> Opened:
+    kind = request.family, request.type, request.protocol
+    return Opened(in_namespace(server, request.namespace, lambda: _socket(*kind).detach()))
+
+
+def _socket(family: int, type: int, protocol: int) -> socket.socket:
+    text = f"socket({family}, {type}|SOCK_CLOEXEC|SOCK_NONBLOCK, {protocol})"
+    return call(lambda: text, socket.socket, family, type | _FLAGS, protocol)
+
+
+def open_unix_socket(server: Server, request: OpenUnixSocket) -> Opened:
+    return Opened(in_namespace(server, request.namespace, lambda: _unix_socket(request)))
+
+
+def _unix_socket(request: OpenUnixSocket) -> int:
+    sock = _socket(socket.AF_UNIX, request.type, 0)
+    try:
+        if request.local is not None:
+            _bind(sock, request.local, request.mode)
+        if request.backlog is not None:
+            call(lambda: f"listen({sock.fileno()}, {request.backlog})", sock.listen, request.backlog)
+        if request.remote is not None:
+            _with_path("connect", sock.connect, request.remote)
+    except BaseException:
+        sock.close()
+        raise
+    return sock.detach()
+
+
+def _bind(sock: socket.socket, path: str, mode: int | None) -> None:
+    is_file = not path.startswith("\0")
+    if is_file:
+        _remove_socket(path)
+    _with_path("bind", sock.bind, path)
+    if is_file and mode is not None:
+        call(lambda: f'chmod("{path}", {mode:#o})', os.chmod, path, mode, path=path)
+
+
+def _remove_socket(path: str) -> None:
+    """Take away a socket that an earlier program left; what is no socket stays, and bind(2) will say so."""
+    try:
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            call(lambda: f'unlink("{path}")', os.unlink, path, path=path)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_FILE:
+            raise
+
+
+def _with_path(name: str, function: Callable[[bytes], None], path: str) -> None:
+    shown = path.replace("\0", "@", 1)
+    call(lambda: f'{name}({{AF_UNIX, "{shown}"}})', function, os.fsencode(path), path=shown)
+
+
+HANDLERS: Handlers = {"OpenSocket": open_socket, "OpenUnixSocket": open_unix_socket}
