@@ -20,10 +20,13 @@ from aions._app.current import (
     create_unix_datagram_socket,
     create_unix_listener,
     current_worker,
+    enter,
     enter_namespace,
     get_namespace_id,
     getaddrinfo,
     getnameinfo,
+    new_namespace,
+    open_namespace,
     open_process,
     run_process,
     run_sync,
@@ -39,11 +42,12 @@ from aions._app.opening import open_worker
 from aions._app.processes import Process
 from aions._app.worker import Worker
 from aions._errors import AionsError, ProtocolError, WorkerDied
-from aions._types import Clock, GroupMapping, Namespace, NamespaceID, UserMapping
+from aions._types import Clock, FileDescriptor, GroupMapping, Namespace, NamespaceID, UserMapping
 
 __all__ = [
     "AionsError",
     "Clock",
+    "FileDescriptor",
     "GroupMapping",
     "Namespace",
     "NamespaceFile",
@@ -62,10 +66,13 @@ __all__ = [
     "create_unix_datagram_socket",
     "create_unix_listener",
     "current_worker",
+    "enter",
     "enter_namespace",
     "get_namespace_id",
     "getaddrinfo",
     "getnameinfo",
+    "new_namespace",
+    "open_namespace",
     "open_process",
     "open_worker",
     "run_process",

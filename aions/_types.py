@@ -60,6 +60,8 @@ _KERNEL_NAMES = {
     Namespace.UTS: "uts",
 }
 
+EVERY_KIND = ~Namespace(0)
+
 NamespaceLike = Namespace | str
 """One kind, or a union of kinds; a string is the kernel's name of one."""
 
@@ -172,3 +174,17 @@ class Clock(enum.Enum):
 
     MONOTONIC = "monotonic"
     BOOTTIME = "boottime"
+
+
+@dataclass(frozen=True)
+class FileDescriptor:
+    """The number of a descriptor, where a bare int would be taken for a pid: `open_namespace(FileDescriptor(pidfd), "net")`.
+
+    Owns nothing.
+    """
+
+    number: int
+
+    def fileno(self) -> int:
+        """Return the number."""
+        return self.number

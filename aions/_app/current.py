@@ -15,14 +15,18 @@ from subprocess import PIPE, CompletedProcess
 from typing import Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
+from aions._app import targets
+from aions._app.descriptor import HasFileno
 from aions._app.home import Home, current_home
 from aions._app.link import Link
-from aions._app.membership import HasFileno
+from aions._app.namespace_file import NamespaceFile
 from aions._app.processes import Process, Stream
+from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
 from aions._app.worker import Worker
-from aions._types import Clock, GroupMapping, NamespaceID, NamespaceLike, Namespaces, UserMapping
+from aions._types import Clock, GroupMapping, Namespace, NamespaceID, NamespaceLike, Namespaces, UserMapping
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -231,3 +235,25 @@ create_unix_datagram_socket = _on_current(Worker.create_unix_datagram_socket)
 create_connected_unix_datagram_socket = _on_current(Worker.create_connected_unix_datagram_socket)
 getaddrinfo = _on_current(Worker.getaddrinfo)
 getnameinfo = _on_current(Worker.getnameinfo)
+enter = _on_current(Worker.enter)
+new_namespace = _on_current(Worker.new_namespace)
+
+
+async def open_namespace(target: Target, namespace: NamespaceLike | None = None) -> NamespaceFile:
+    """Open a namespace of somebody else's, so that it lives as long as the handle. No worker is needed, and none moves.
+
+    Args:
+        target: whatever `Worker.enter` takes.
+        namespace: of a process, which one; of one namespace, which kind it has to be. None takes any.
+
+    Raises:
+        ValueError: a process and no kind of namespace; a namespace of another kind.
+        OSError: ENOENT: no such name or path; nothing is created. ESRCH: no such process. EINVAL: what was found is no
+            namespace. EACCES: another user's process.
+
+    Kernel: namespaces(7), ioctl_nsfs(2).
+    """
+    if isinstance(target, Worker):
+        return await target.open_namespace(Namespace(0) if namespace is None else namespace)
+    await checkpoint_if_cancelled()
+    return targets.open_namespace(target, namespace)

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Protocol
+
+
+class HasFileno(Protocol):
+    """Whatever has a descriptor: a file, a socket."""
+
+    def fileno(self) -> int: ...
 
 
 class Descriptor:

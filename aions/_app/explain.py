@@ -10,7 +10,9 @@ from aions._types import Namespace
 from aions._wire.messages import (
     Fork,
     GetNamespaceID,
+    NewNetwork,
     OpenSocket,
+    OpenUnixSocket,
     Request,
     SetClockOffset,
     SetNamespace,
@@ -26,17 +28,25 @@ _PID = Namespace.PID.value
 
 @dataclass(frozen=True)
 class _Explanation:
-    """Why the kernel says `errno` to `request`, and the way out. `with_any` narrows it by the namespaces asked for."""
+    """Why the kernel says `errno` to `request`, and the way out. `with_any` narrows it by the namespaces asked
+    for, `call` by the name of the system call.
+    """
 
     request: type[Request]
     errno: int
     cause: str
     remedy: str
     with_any: int = 0
+    call: str = ""
 
-    def fits(self, request: Request, errno: int) -> bool:
+    def fits(self, request: Request, errno: int, call: str) -> bool:
         asked = getattr(request, "namespaces", 0)
-        return isinstance(request, self.request) and errno == self.errno and (not self.with_any or bool(asked & self.with_any))
+        return (
+            isinstance(request, self.request)
+            and errno == self.errno
+            and (not self.with_any or bool(asked & self.with_any))
+            and call.startswith(self.call)
+        )
 
 
 _QUOTA = (
@@ -62,6 +72,7 @@ _NO_PRIVILEGE = (
 _EXPLANATIONS = (
     _Explanation(Unshare, ENOSPC, *_QUOTA),
     _Explanation(Unshare, EUSERS, *_QUOTA),
+    _Explanation(NewNetwork, ENOSPC, *_QUOTA),
     _Explanation(
         Unshare,
         EINVAL,
@@ -176,6 +187,17 @@ _EXPLANATIONS = (
         "(Ubuntu: kernel.apparmor_restrict_unprivileged_userns).",
         "Make a user namespace too (add Namespace.USER), run as root, or allow user namespaces.",
     ),
+    *(
+        _Explanation(
+            request,
+            EPERM,
+            "The worker lacks CAP_SYS_ADMIN over that network namespace, or over its own, to which it has to come back.",
+            "Give the worker a network namespace of its own, made together with the user namespace that it is in, and make the "
+            "others with it; or run as root.",
+            call="setns",
+        )
+        for request in (OpenSocket, OpenUnixSocket)
+    ),
     _Explanation(
         OpenSocket,
         EPERM,
@@ -203,7 +225,7 @@ def explain(error: OSError, request: Request, call: str, worker: str, hint: str 
     if hint:
         error.add_note(hint)
     for explanation in _EXPLANATIONS:
-        if explanation.fits(request, error.errno or 0):
+        if explanation.fits(request, error.errno or 0, call):
             error.add_note(f"Probable cause: {explanation.cause}")
             error.add_note(f"Remedy: {explanation.remedy}")
             break

@@ -12,6 +12,7 @@ from aions._app.child import Child
 from aions._app.client import Client
 from aions._app.connection import Birth, Connection
 from aions._errors import AionsError, WorkerDied
+from aions._types import Namespace
 from aions._wire.messages import Done, Kill
 
 _PATIENCE = 5
@@ -36,8 +37,9 @@ class Link(Connection):
     """The connection to a worker, and the forkserver that it descends from.
 
     `moved` is set once the worker may have left the namespaces it was made in, `entered` once it may be in some that the app
-    has not made, `has_children` once it may have started a process. They are set before the request is sent, so that they hold
-    whatever becomes of it.
+    has not made, `sees_foreign_files` if one of these may be a mount namespace, `has_children` once it may have started a
+    process. They are set before the request is sent, so that they hold whatever becomes of it. `network_name` is the iproute2
+    name of its network namespace.
     """
 
     def __init__(self, forkserver: Connection, client: Client, child: Child, parent: Link | None = None) -> None:
@@ -47,8 +49,19 @@ class Link(Connection):
         self.parent = parent
         self.moved: bool = parent is not None and parent.moved
         self.entered: bool = parent is not None and parent.entered
+        self.sees_foreign_files: bool = parent is not None and parent.sees_foreign_files
+        self.network_name: str | None = parent.network_name if parent is not None else None
         self.has_children = False
         self.closed = False
+
+    def leaves(self, kinds: Namespace, for_others: bool = False) -> None:
+        """Note that the worker may leave its namespaces of some kinds, for new ones or `for_others`."""
+        self.moved = True
+        self.entered = self.entered or for_others
+        if kinds & Namespace.NETWORK:
+            self.network_name = None
+        if for_others and kinds & Namespace.MOUNT:
+            self.sees_foreign_files = True
 
     async def died(self) -> Exception:
         if self.closed:

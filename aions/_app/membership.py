@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
 
 from aions._app.connection import Connection
+from aions._app.descriptor import HasFileno
 from aions._app.explain import explain
 from aions._app.link import Link
-from aions._types import Clock, NamespaceID, NamespaceLike, Namespaces, combine
+from aions._app.targets import Target, held
+from aions._types import EVERY_KIND, Clock, Namespace, NamespaceID, NamespaceLike, Namespaces, combine
 from aions._wire.messages import Done, GetNamespaceID, Identified, SetClockOffset, SetNamespace, Unshare
-
-
-class HasFileno(Protocol):
-    """Whatever has a descriptor: a file, a socket."""
-
-    def fileno(self) -> int: ...
 
 
 async def unshare(worker: Link, namespaces: Namespaces) -> None:
     """Make new namespaces and be in them."""
-    request = Unshare(combine(namespaces).value)
-    worker.moved = True
-    await worker.call(request, Done)
+    kinds = combine(namespaces)
+    worker.leaves(kinds)
+    await worker.call(Unshare(kinds.value), Done)
 
 
 async def set_namespace(worker: Link, fd: int | HasFileno, namespaces: Namespaces | None) -> None:
     """Join what a descriptor stands for."""
-    flags = 0 if namespaces is None else combine(namespaces).value
-    request = SetNamespace(flags, fd if isinstance(fd, int) else fd.fileno())
-    worker.moved = worker.entered = True
+    kinds = None if namespaces is None else combine(namespaces)
+    request = SetNamespace(kinds.value if kinds else 0, fd if isinstance(fd, int) else fd.fileno())
+    worker.leaves(kinds or EVERY_KIND, for_others=True)
     await worker.call(request, Done)
+
+
+async def enter(worker: Link, target: Target, namespaces: Namespaces | None) -> Namespace:
+    """Join a target, and return which kinds of namespace that were."""
+    with held(target) as found:
+        kinds = found.kinds(namespaces)
+        await set_namespace(worker, found.descriptor, kinds)
+        worker.network_name = found.name
+    return kinds
 
 
 async def enter_namespace(worker: Link, pid: int, namespaces: Namespaces) -> None:

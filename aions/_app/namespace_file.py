@@ -26,9 +26,13 @@ class NamespaceFile(AsyncResource):
     """
 
     def __init__(self, descriptor: int, name: str | None = None) -> None:
+        try:
+            self._type = namespace_type(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
         self._descriptor = Descriptor(descriptor)
         self._name = name
-        self._type = namespace_type(descriptor)
 
     def __repr__(self) -> str:
         return f"<aions.NamespaceFile {self.id if self.fileno() >= 0 else f'{self.type.kernel_name} closed'}>"
@@ -57,6 +61,11 @@ class NamespaceFile(AsyncResource):
             return NamespaceID(self._type, status.st_dev, status.st_ino)
         return NamespaceID(self._type, status.st_dev, status.st_ino, number)
 
+    def check_open(self) -> None:
+        """Refuse to go on once it is closed."""
+        if self.fileno() < 0:
+            raise ClosedResourceError
+
     def close(self) -> None:
         """Close it at once. Closing again does nothing."""
         self._descriptor.close()
@@ -67,7 +76,7 @@ class NamespaceFile(AsyncResource):
         await checkpoint()
 
 
-def namespace_type(descriptor: int) -> Namespace:
+def namespace_type(descriptor: int, path: str | None = None) -> Namespace:
     """Ask what kind of namespace a descriptor is of.
 
     Raises:
@@ -78,7 +87,9 @@ def namespace_type(descriptor: int) -> Namespace:
     except OSError as error:
         if error.errno == errno.EBADF:
             raise
-    raise OSError(errno.EINVAL, "Not a namespace")
+    refusal = OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+    refusal.add_note("It is no namespace.")
+    raise refusal
 
 
 def networks(namespace: NamespaceFile | None) -> tuple[int, ...]:
@@ -92,6 +103,5 @@ def networks(namespace: NamespaceFile | None) -> tuple[int, ...]:
         return ()
     if namespace.type is not Namespace.NETWORK:
         raise ValueError(f"{namespace!r} is no network namespace")
-    if namespace.fileno() < 0:
-        raise ClosedResourceError
+    namespace.check_open()
     return (namespace.fileno(),)

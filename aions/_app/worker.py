@@ -9,11 +9,13 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
 
-from aions._app import functions, identity, membership, processes
+from aions._app import functions, identity, making, membership, processes
+from aions._app.descriptor import HasFileno
 from aions._app.link import Link
-from aions._app.membership import HasFileno
+from aions._app.namespace_file import NamespaceFile
 from aions._app.networking import Networking
 from aions._app.processes import Process, Stream
+from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
 from aions._types import Clock, GroupMapping, NamespaceID, NamespaceLike, Namespaces, UserMapping
 
@@ -97,6 +99,51 @@ class Worker(Networking):
         Kernel: setns(2) and pidfd_open(2), Linux 5.8.
         """
         await membership.enter_namespace(self._link, pid, namespace)
+
+    async def enter(self, target: Target, namespaces: Namespaces | None = None) -> None:
+        """Move the worker into the namespaces of a target: into all that are named, or into none.
+
+        Args:
+            target: a pid as the app sees it, a process or a worker; or one namespace: a `NamespaceFile`, an open file, a path,
+                a socket (its network namespace), or a name that `ip netns` knows. An int that is no pid but a descriptor (a
+                pidfd, an nsfd) goes into a `FileDescriptor`. All remain the caller's.
+            namespaces: of a process, which ones. Of one namespace, which kind it has to be; None takes any.
+
+        Raises:
+            ValueError: a process and no namespaces; a namespace of another kind.
+            OSError: ENOENT: no such name or path; nothing is created. ESRCH: no such process. EINVAL: what was found is no
+                namespace, or it is the worker's own user namespace. EPERM: no CAP_SYS_ADMIN there.
+
+        Kernel: setns(2); ioctl_nsfs(2); SIOCGSKNS for sockets. Processes are held by pidfd, Linux 5.8.
+        """
+        await membership.enter(self._link, target, namespaces)
+
+    async def open_namespace(self, namespace: NamespaceLike) -> NamespaceFile:
+        """Open a namespace that the worker is in, so that it lives on when everybody has left it.
+
+        Raises:
+            ValueError: several kinds, or none.
+            OSError: EMFILE.
+
+        Kernel: namespaces(7).
+        """
+        return await making.open_own(self._link, namespace)
+
+    async def new_namespace(self, namespace: NamespaceLike, *, loopback: bool = False) -> NamespaceFile:
+        """Make a namespace with nobody in it, that lives as long as the handle (or a process or socket that got there).
+
+        Args:
+            namespace: the kind; not PID, which would end with its first process. In a USER namespace, the app's user is root.
+            loopback: with NETWORK, set its loopback up.
+
+        Raises:
+            ValueError: PID; several kinds; `loopback` with another kind.
+            OSError: as `unshare`.
+
+        Kernel: unshare(2). A network namespace takes one request; other kinds, and network namespaces from where the worker may
+            not come back to its own (a plain user's in the host's network), take a fork of the worker.
+        """
+        return await making.new_namespace(self._link, namespace, loopback)
 
     async def get_namespace_id(self, pid: int | None, namespace: NamespaceLike) -> NamespaceID:
         """Identify a namespace of a process.
