@@ -10,6 +10,7 @@ from aions._types import Namespace
 from aions._wire.messages import (
     Fork,
     GetNamespaceID,
+    IsolateResolver,
     NewNetwork,
     OpenSocket,
     OpenUnixSocket,
@@ -203,6 +204,13 @@ _EXPLANATIONS = (
         EPERM,
         "Sockets of this kind need a capability (CAP_NET_RAW) in the user namespace that owns the network namespace.",
         "Make the network namespace together with a user namespace, or run as root.",
+    ),
+    _Explanation(
+        IsolateResolver,
+        EPERM,
+        "To look up a name for another network than the host's, mounts are needed in which the host's resolver daemons are "
+        "hidden, and the system allows none here (seccomp in Docker, AppArmor, or a quota).",
+        "Allow mount namespaces, or use addresses instead of names.",
     ),
     _Explanation(
         Spawn,

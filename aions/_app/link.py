@@ -39,7 +39,8 @@ class Link(Connection):
     `moved` is set once the worker may have left the namespaces it was made in, `entered` once it may be in some that the app
     has not made, `sees_foreign_files` if one of these may be a mount namespace, `has_children` once it may have started a
     process. They are set before the request is sent, so that they hold whatever becomes of it. `network_name` is the iproute2
-    name of its network namespace.
+    name of its network namespace. `next_child_is_first`: it has unshared pid or time, and whatever it forks may be the first in
+    there.
     """
 
     def __init__(self, forkserver: Connection, client: Client, child: Child, parent: Link | None = None) -> None:
@@ -51,6 +52,7 @@ class Link(Connection):
         self.entered: bool = parent is not None and parent.entered
         self.sees_foreign_files: bool = parent is not None and parent.sees_foreign_files
         self.network_name: str | None = parent.network_name if parent is not None else None
+        self.next_child_is_first = False
         self.has_children = False
         self.closed = False
 
@@ -62,6 +64,9 @@ class Link(Connection):
             self.network_name = None
         if for_others and kinds & Namespace.MOUNT:
             self.sees_foreign_files = True
+            self.network_name = None  # /etc/netns is the host's
+        if kinds & (Namespace.PID | Namespace.TIME):
+            self.next_child_is_first = not for_others
 
     async def died(self) -> Exception:
         if self.closed:

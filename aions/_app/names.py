@@ -12,12 +12,25 @@ from typing import TypeVar
 from anyio.abc import IPAddressType
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from aions._app.home import current_home
 from aions._app.link import Link
 from aions._app.membership import set_namespace
 from aions._app.namespace_file import NamespaceFile, networks
 from aions._errors import ProtocolError
 from aions._types import Namespace
-from aions._wire.messages import Named, Reply, Request, ResolveAddress, Resolved, ResolveName, Unresolved
+from aions._wire.messages import (
+    Done,
+    IsolateResolver,
+    Named,
+    ReadResolverFiles,
+    Reply,
+    Request,
+    ResolveAddress,
+    Resolved,
+    ResolveName,
+    ResolverFiles,
+    Unresolved,
+)
 
 R = TypeVar("R", bound=Reply)
 
@@ -128,10 +141,31 @@ async def _resolver(worker: Link, namespace: NamespaceFile | None) -> AsyncItera
     """Fork a worker that resolves one name: so that it can be given up, and others wait for nothing."""
     await checkpoint_if_cancelled()
     networks(namespace)
-    resolver = await worker.fork()
+    worker.check_open()
+    apart = worker.sees_foreign_files or worker.next_child_is_first
+    resolver = await (current_home().fork() if apart else worker.fork())
     try:
+        found = ResolverFiles((), ())
+        if apart:
+            found = await worker.call(ReadResolverFiles(), ResolverFiles)
+            await _join_network(resolver, worker)
         if namespace is not None:
             await set_namespace(resolver, namespace, Namespace.NETWORK)
+        if worker.moved or namespace is not None:
+            name = namespace.name if namespace is not None else worker.network_name
+            await resolver.call(IsolateResolver(name, found.files, found.contents), Done)
         yield resolver
     finally:
         await resolver.aclose()
+
+
+async def _join_network(resolver: Link, worker: Link) -> None:
+    """Bring a resolver that comes from where the app is to a worker's network, and to nothing else of the worker's.
+
+    SECURITY: the resolver loads libraries. In somebody else's file system these would be theirs, so there the resolver keeps
+    the app's file system, and takes from theirs the contents of a few files.
+    """
+    try:
+        await set_namespace(resolver, worker.child.pidfd, Namespace.NETWORK)
+    except PermissionError:
+        await set_namespace(resolver, worker.child.pidfd, Namespace.USER | Namespace.NETWORK)

@@ -29,7 +29,9 @@ CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = (
     NAMESPACE_FLAGS[name] for name in ("CLONE_NEWTIME", "CLONE_NEWNS", "CLONE_NEWUSER", "CLONE_NEWNET")
 )
 
+MS_BIND = 0x1000
 MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 _PR_SET_CHILD_SUBREAPER = 36
@@ -83,6 +85,17 @@ def set_propagation(propagation: int) -> None:
     """Call mount(2) with one of MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE, on the root and all below it."""
     flags = MS_REC | propagation
     call(lambda: f'mount(NULL, "/", NULL, {flags:#x}, NULL)', _mount, None, b"/", None, flags, None)
+
+
+def bind(source: str, target: str) -> None:
+    """Call mount(2) so that one file or directory lies over another."""
+    text = f'mount("{source}", "{target}", NULL, MS_BIND, NULL)'
+    call(lambda: text, _mount, os.fsencode(source), os.fsencode(target), None, MS_BIND, None, path=target)
+
+
+def mount_tmpfs(target: str) -> None:
+    """Call mount(2) so that an empty file system in memory lies over a directory."""
+    call(lambda: f'mount("aions", "{target}", "tmpfs", 0, NULL)', _mount, b"aions", os.fsencode(target), b"tmpfs", 0, None)
 
 
 def die_with_parent() -> None:

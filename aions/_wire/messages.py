@@ -165,6 +165,22 @@ class SetLoopbackUp(Request):
     """Set lo up in the worker's own network namespace."""
 
 
+class ReadResolverFiles(Request):
+    """Read what the resolver is configured by, where the worker is."""
+
+
+class IsolateResolver(Request):
+    """Make this fork resolve names for its network namespace alone.
+
+    It gets mounts of its own, in which the host's resolver daemons cannot be reached. Over what is in /etc lie `files` with
+    these contents, and over these what is in /etc/netns/NETWORK_NAME.
+    """
+
+    network_name: str | None
+    files: tuple[str, ...]
+    contents: tuple[str, ...]
+
+
 class ResolveName(Request):
     """Call getaddrinfo(3). None stands for NULL."""
 
@@ -205,6 +221,13 @@ class Identified(Reply):
 
 class Opened(Reply):
     descriptor: Descriptor
+
+
+class ResolverFiles(Reply):
+    """The names that files have in /etc, and their contents."""
+
+    files: tuple[str, ...]
+    contents: tuple[str, ...]
 
 
 class Resolved(Reply):

@@ -3,13 +3,117 @@
 from __future__ import annotations
 
 import _socket as socket
+import errno
+import os
+import stat
 
-from aions._wire.messages import Named, ResolveAddress, Resolved, ResolveName, Unresolved
+from aions._sys import libc
+from aions._sys.calls import KernelError
+from aions._wire.messages import (
+    Done,
+    IsolateResolver,
+    Named,
+    ReadResolverFiles,
+    ResolveAddress,
+    Resolved,
+    ResolveName,
+    ResolverFiles,
+    Unresolved,
+)
 from aions._worker.loop import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from aions._worker.loop import Handlers
+
+_CONFIGURATION = ("gai.conf", "host.conf", "hosts", "networks", "nsswitch.conf", "protocols", "resolv.conf", "services")
+_LARGEST = 4 * 1024 * 1024
+
+_DAEMONS = (
+    "/run/avahi-daemon/socket",  # libnss_mdns
+    "/run/dbus/system_bus_socket",  # libnss_resolve of old
+    "/run/nscd/socket",  # the C library itself
+    "/run/nslcd/socket",
+    "/run/systemd/machine/io.systemd.Machine",  # libnss_mymachines
+    "/run/systemd/resolve/io.systemd.Resolve",
+    "/var/lib/sss/pipes/nss",
+    "/var/run/nscd/socket",
+)
+"""Where the host's daemons listen. These sockets are of the file system, so that no network namespace keeps them out."""
+
+
+def read_resolver_files(_server: Server, _request: ReadResolverFiles) -> ResolverFiles:
+    return ResolverFiles(_CONFIGURATION, tuple([_content(f"/etc/{name}") for name in _CONFIGURATION]))
+
+
+def _content(path: str) -> str:
+    """Read a file; what is none, or is not there, is as good as empty.
+
+    SECURITY: it may be in somebody else's file system, where a FIFO would hold the worker up.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return ""
+        return os.read(descriptor, _LARGEST).decode("utf-8", "surrogateescape")
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+
+
+def isolate_resolver(_server: Server, request: IsolateResolver) -> Done:
+    _unshare_mounts()
+    for path in _DAEMONS:
+        _cover(path, "/dev/null")
+    if request.files:
+        _lay_out(request.files, request.contents)
+    if request.network_name is not None:
+        _lay_over(f"/etc/netns/{request.network_name}")
+    return Done()
+
+
+def _unshare_mounts() -> None:
+    """Have mounts that nobody else sees: those of a plain user take a user namespace, in which nothing needs to be mapped."""
+    try:
+        libc.unshare(libc.CLONE_NEWNS)
+    except KernelError as error:
+        if error.errno != errno.EPERM:
+            raise
+        libc.unshare(libc.CLONE_NEWUSER | libc.CLONE_NEWNS)
+    libc.set_propagation(libc.MS_PRIVATE)
+
+
+def _cover(path: str, source: str) -> None:
+    """Mount a file over another, if that can be reached."""
+    try:
+        libc.bind(source, path)
+    except KernelError:
+        if os.path.exists(path):
+            raise
+
+
+def _lay_out(files: tuple[str, ...], contents: tuple[str, ...]) -> None:
+    """Mount contents over files in /etc."""
+    libc.mount_tmpfs("/tmp")  # noqa: S108  # of this fork alone
+    for name, content in zip(files, contents, strict=True):
+        path = f"/tmp/{name}"  # noqa: S108
+        with open(path, "wb", buffering=0) as file:
+            file.write(content.encode("utf-8", "surrogateescape"))
+        _cover(f"/etc/{name}", path)
+
+
+def _lay_over(directory: str) -> None:
+    """Mount what is in a directory over what has the same names in /etc, as `ip netns exec` does."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for name in names:
+        _cover(f"/etc/{name}", f"{directory}/{name}")
 
 
 def resolve_name(_server: Server, request: ResolveName) -> Resolved | Unresolved:
@@ -38,4 +142,9 @@ def _unresolved(error: socket.gaierror) -> Unresolved:
     return Unresolved(error.errno or socket.EAI_FAIL, error.strerror or "")
 
 
-HANDLERS: Handlers = {"ResolveAddress": resolve_address, "ResolveName": resolve_name}
+HANDLERS: Handlers = {
+    "IsolateResolver": isolate_resolver,
+    "ReadResolverFiles": read_resolver_files,
+    "ResolveAddress": resolve_address,
+    "ResolveName": resolve_name,
+}
