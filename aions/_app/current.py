@@ -236,6 +236,8 @@ create_connected_unix_datagram_socket = _on_current(Worker.create_connected_unix
 getaddrinfo = _on_current(Worker.getaddrinfo)
 getnameinfo = _on_current(Worker.getnameinfo)
 enter = _on_current(Worker.enter)
+open = _on_current(Worker.open)
+open_file = _on_current(Worker.open_file)
 new_namespace = _on_current(Worker.new_namespace)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from os import PathLike
 from subprocess import PIPE, CompletedProcess
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 
 import anyio
 
-from aions._app import functions, identity, making, membership, processes
+from aions._app import files, functions, identity, making, membership, processes
 from aions._app.descriptor import HasFileno
 from aions._app.link import Link
 from aions._app.namespace_file import NamespaceFile
@@ -18,6 +19,9 @@ from aions._app.processes import Process, Stream
 from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
 from aions._types import Clock, GroupMapping, NamespaceID, NamespaceLike, Namespaces, UserMapping
+
+if TYPE_CHECKING:
+    from _typeshed import OpenBinaryMode, OpenTextMode
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -325,6 +329,79 @@ class Worker(Networking):
             extra_groups=extra_groups,
             umask=umask,
         )
+
+    async def open(self, path: StrOrBytesPath, flags: int, mode: int = 0o777) -> int:
+        """Open a file where the worker is: `os.open`, elsewhere.
+
+        Args:
+            path: in the worker's mount namespace; a relative one is of its working directory.
+            flags: os.O_RDONLY, …; O_CLOEXEC is set anyway.
+            mode: of a file that is created, less the worker's umask.
+
+        Returns:
+            A descriptor, which is the caller's. It stays what it is wherever the worker goes.
+
+        Raises:
+            OSError: as open(2).
+
+        Cancellation: what blocks in open(2), as a FIFO does without O_NONBLOCK, blocks the worker until it is closed.
+
+        Kernel: open(2).
+        """
+        return await files.open_descriptor(self._link, path, flags, mode)
+
+    @overload
+    async def open_file(
+        self,
+        file: str | PathLike[str] | int,
+        mode: OpenBinaryMode,
+        buffering: int = ...,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        newline: str | None = ...,
+        closefd: bool = ...,
+        opener: Callable[[str, int], int] | None = ...,
+        *,
+        limiter: anyio.CapacityLimiter | None = ...,
+    ) -> anyio.AsyncFile[bytes]: ...
+
+    @overload
+    async def open_file(
+        self,
+        file: str | PathLike[str] | int,
+        mode: OpenTextMode = ...,
+        buffering: int = ...,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        newline: str | None = ...,
+        closefd: bool = ...,
+        opener: Callable[[str, int], int] | None = ...,
+        *,
+        limiter: anyio.CapacityLimiter | None = ...,
+    ) -> anyio.AsyncFile[str]: ...
+
+    async def open_file(
+        self,
+        file: str | PathLike[str] | int,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        closefd: bool = True,
+        opener: Callable[[str, int], int] | None = None,
+        *,
+        limiter: anyio.CapacityLimiter | None = None,
+    ) -> anyio.AsyncFile[Any]:
+        """Open a file where the worker is: `anyio.open_file`, elsewhere. An int is a descriptor of the app's, as in anyio.
+
+        Raises:
+            OSError: as open(2).
+            ValueError: a bad mode; an `opener`.
+
+        Cancellation: as `open`.
+        """
+        return await files.open_file(self._link, file, mode, buffering, encoding, errors, newline, closefd, opener, limiter)
 
     async def run_sync(
         self,

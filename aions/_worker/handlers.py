@@ -13,7 +13,7 @@ from aions._sys.calls import KernelError, Log, call
 from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
 from aions._wire.messages import Done, Identified, Started
-from aions._worker import names, networks, sockets
+from aions._worker import files, names, networks, sockets
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server
 from aions._worker.signals import kill_all
@@ -103,6 +103,8 @@ def started(server: Server, pid: int) -> Started:
 
 
 def unshare(server: Server, request: messages.Unshare) -> Done:
+    if request.namespaces & CLONE_NEWNS:
+        preload()  # before something is mounted over the place that it would be imported from
     if request.namespaces & CLONE_NEWUSER:
         wait_for_single_thread(server)
     with_threads_named(server, libc.unshare, request.namespaces)
@@ -177,6 +179,7 @@ def call_function(server: Server, request: messages.CallFunction) -> messages.Ca
 
 
 HANDLERS: Handlers = {
+    **files.HANDLERS,
     **names.HANDLERS,
     **networks.HANDLERS,
     **sockets.HANDLERS,
