@@ -21,7 +21,7 @@ import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from aions import Namespace, NamespaceID, Worker, current_worker, get_namespace_id, open_worker
+from aions import Namespace, NamespaceFile, NamespaceID, Worker, current_worker, get_namespace_id, open_worker
 from tests.kernel.programs.counts import times
 from tests.kernel.programs.running import children, parent, state, wait_until
 
@@ -331,3 +331,40 @@ async def test_what_starts_after_its_call_was_cancelled_is_ended(what: str) -> N
         assert await worker.get_namespace_id(None, "net")
         wait_until(lambda: not children(worker.pid), 1)
         assert children(worker.pid) == []
+
+
+async def test_sockets_that_nobody_waits_for_any_more_are_closed() -> None:
+    """R10, in the app and in the worker."""
+    async with open_worker(unshare=[Namespace.USER, Namespace.NETWORK]) as worker, await worker.new_namespace("net") as file:
+        app_before, worker_before = await settled_descriptors(), descriptors(worker.pid)
+        rng = seeded()
+        for _ in range(times("cancelled sockets")):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(open_and_close_socket, worker, file if rng.random() < 0.5 else None)
+                for _ in range(rng.randrange(12)):
+                    await checkpoint()
+                tasks.cancel_scope.cancel()
+        assert await worker.get_namespace_id(None, "net")
+        assert await settled_descriptors() == app_before
+        assert descriptors(worker.pid) == worker_before
+
+
+async def open_and_close_socket(worker: Worker, namespace: NamespaceFile | None) -> None:
+    (await worker.socket(namespace=namespace)).close()
+
+
+async def test_a_stalled_worker_does_not_slow_down_others() -> None:
+    """R16: requests pile up for one that serves none; what others take stays as it is."""
+    async with open_worker() as stalled, open_worker() as other, anyio.create_task_group() as tasks:
+        os.kill(stalled.pid, signal.SIGSTOP)
+        for _ in range(times("requests in flight")):
+            tasks.start_soon(stalled.get_namespace_id, None, "net")
+        await anyio.wait_all_tasks_blocked()
+        took = []
+        for _ in range(100):
+            before = time.monotonic()
+            await other.get_namespace_id(None, "net")
+            took.append(time.monotonic() - before)
+        assert sorted(took)[98] < 0.05
+        tasks.cancel_scope.cancel()
+        os.kill(stalled.pid, signal.SIGCONT)

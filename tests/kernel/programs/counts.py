@@ -29,6 +29,9 @@ _EVERYDAY = {
     "commands at once": 10,  #           100                    10
     "kill orders": 2,  #                 100                    50
     "quiet forks": 30,  #              1,000                    34
+    "networks": 100,  #               10,000                   100
+    "cancelled sockets": 50,  #        5,000                   100
+    "requests in flight": 100,  #     10,000                   100
     "faults": 1,  #                       20                    20
 }
 
