@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TypeVar
 
 from aions._app.connection import Connection
 from aions._app.link import Link
@@ -46,16 +47,27 @@ def _lineage(worker: Link) -> Iterator[Connection]:
 async def write_as_asked(
     worker: Link, user_mappings: Iterable[UserMapping] | None, group_mappings: Iterable[GroupMapping] | None
 ) -> None:
-    """Give a worker that has just made a user namespace its identity: root, where nothing else is asked for."""
-    if user_mappings is None:
-        user_mappings = [UserMapping(0, os.geteuid(), 1)]
-    if group_mappings is None:
-        group_mappings = [GroupMapping(0, os.getegid(), 1)]
-    user_mappings, group_mappings = list(user_mappings), list(group_mappings)
-    if user_mappings:
-        await write(worker, None, "uid_map", user_mappings)
-    if group_mappings:
-        await write_groups(worker, group_mappings)
+    """Give a worker that has just made a user namespace its identity: root, where nothing else is asked for.
+
+    In a user namespace of aions's making the app's user is root already, and goes by that number.
+    """
+    users = [list(user_mappings)] if user_mappings is not None else [[UserMapping(0, id, 1)] for id in (os.geteuid(), 0)]
+    groups = [list(group_mappings)] if group_mappings is not None else [[GroupMapping(0, id, 1)] for id in (os.getegid(), 0)]
+    await _first_that_is_accepted(users, lambda mappings: write(worker, None, "uid_map", mappings))
+    await _first_that_is_accepted(groups, lambda mappings: write_groups(worker, mappings))
+
+
+M = TypeVar("M", bound=UserMapping)
+
+
+async def _first_that_is_accepted(choices: list[list[M]], write: Callable[[list[M]], Awaitable[None]]) -> None:
+    for mappings in filter(None, choices):
+        try:
+            await write(mappings)
+            break
+        except PermissionError:
+            if mappings is choices[-1]:
+                raise
 
 
 async def write_groups(worker: Link, mappings: list[GroupMapping]) -> None:
