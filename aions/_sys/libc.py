@@ -34,6 +34,9 @@ _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 _PR_SET_CHILD_SUBREAPER = 36
 _SYS_CLOSE_RANGE = 436
+_SYS_RT_SIGACTION = {"x86_64": 13, "i686": 174, "armv7l": 174, "ppc64le": 173, "s390x": 174}.get(os.uname().machine, 134)
+_SIGSET_SIZE = 8
+_INTERNAL_SIGNALS = 32, 33
 _CLOSE_RANGE_CLOEXEC = 4
 _UINT_MAX = 2**32 - 1
 
@@ -61,7 +64,20 @@ _unshare = function("unshare", ctypes.c_int)
 _setns = function("setns", ctypes.c_int, ctypes.c_int)
 _mount = function("mount", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 _prctl = function("prctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
-_syscall = function("syscall", ctypes.c_long, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+_syscall = function("syscall", *[ctypes.c_ulong] * 5)
+
+
+def restore_internal_signals() -> None:
+    """Give the two signals that the C library keeps for itself their defaults: posix_spawn(3) leaves them ignored.
+
+    Its own sigaction(3) refuses them. A struct of zeros says SIG_DFL whatever its layout.
+    """
+    default = ctypes.create_string_buffer(64)
+    for number in _INTERNAL_SIGNALS:
+        try:
+            _syscall(_SYS_RT_SIGACTION, number, ctypes.addressof(default), 0, _SIGSET_SIZE)
+        except OSError:
+            pass  # a machine with other numbers: they stay as they are
 
 
 def flag_names(flags: int) -> str:
@@ -98,4 +114,4 @@ def become_subreaper() -> None:
 def close_on_exec_from(lowest: int) -> None:
     """Have exec close every descriptor from a number on. CLOSE_RANGE_CLOEXEC, Linux 5.11."""
     text = f"close_range({lowest}, ~0U, CLOSE_RANGE_CLOEXEC)"
-    call(lambda: text, _syscall, _SYS_CLOSE_RANGE, lowest, _UINT_MAX, _CLOSE_RANGE_CLOEXEC)
+    call(lambda: text, _syscall, _SYS_CLOSE_RANGE, lowest, _UINT_MAX, _CLOSE_RANGE_CLOEXEC, 0)
