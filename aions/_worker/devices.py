@@ -1,0 +1,40 @@
+"""What every program expects in /dev."""
+
+from __future__ import annotations
+
+import os
+
+from aions._sys import mounts
+from aions._sys.mounts import OPEN_TREE_CLONE
+
+_DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
+_LINKS = {
+    "core": "/proc/kcore",
+    "fd": "/proc/self/fd",
+    "ptmx": "pts/ptmx",
+    "stderr": "/proc/self/fd/2",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+}
+_TERMINALS = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
+_NOSUID_NOEXEC = 0x02 | 0x08
+
+
+def fill(dev: int) -> None:
+    """Fill an attached tmpfs: devices of the worker's own /dev, links, room for shared memory, and terminals of its own."""
+    for name in _DEVICES:
+        os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, dir_fd=dev))
+        _attach(mounts.open_tree(f"/dev/{name}", OPEN_TREE_CLONE), dev, name)
+    for name, leads_to in _LINKS.items():
+        os.symlink(leads_to, name, dir_fd=dev)
+    for name, mode in (("pts", 0o755), ("shm", 0o1777)):
+        os.mkdir(name, dir_fd=dev)
+        os.chmod(name, mode, dir_fd=dev)  # whatever the umask is
+    _attach(mounts.new_mount("devpts", _TERMINALS.items(), _NOSUID_NOEXEC), dev, "pts")
+
+
+def _attach(tree: int, dev: int, name: str) -> None:
+    try:
+        mounts.move_mount(tree, "", dev, name)
+    finally:
+        os.close(tree)
