@@ -84,14 +84,14 @@ def umount(target: str, flags: int) -> None:
     call(lambda: f'umount2("{target}", {flags:#x})', _umount2, os.fsencode(target), flags, path=target)
 
 
-def pivot_root(new_root: str, put_old: str) -> None:
-    """Call pivot_root(2)."""
+def pivot_root(new_root: str, put_old: str, shown: str | None = None) -> None:
+    """Call pivot_root(2). Errors call the new root `shown`."""
     call(
         lambda: f'pivot_root("{new_root}", "{put_old}")',
         _pivot_root,
         os.fsencode(new_root),
         os.fsencode(put_old),
-        path=new_root,
+        path=shown or new_root,
     )
 
 

@@ -98,7 +98,7 @@ class Building:
         """Make the new root the root, if there is one; else look the working directory up again, on which something may lie."""
         if self._root_step is not None:
             self.number = self._root_step
-            make_root(self._root)
+            make_root(self._root, "/")
         elif self._root >= 0:
             try:
                 os.chdir(os.getcwd())

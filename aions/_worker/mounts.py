@@ -53,7 +53,7 @@ def pivot_root(_server: Server, request: messages.PivotRoot) -> Done:
     freeze_imports()
     if request.put_old is None:
         with Directory(request.new_root) as new_root:
-            make_root(new_root)
+            make_root(new_root, request.new_root)
     else:
         mounts.pivot_root(request.new_root, request.put_old)
     return Done()
@@ -111,13 +111,13 @@ class Directory:
         os.close(self._descriptor)
 
 
-def make_root(new_root: int) -> None:
+def make_root(new_root: int, path: str) -> None:
     """Make a mount the root, and let go of the old one.
 
     KERNEL: pivot_root(2), "pivot_root(".", ".")": the old root comes to lie on top of the new one, and is taken off there.
     """
     os.fchdir(new_root)
-    mounts.pivot_root(".", ".")
+    mounts.pivot_root(".", ".", shown=path)
     mounts.umount(".", mounts.MNT_DETACH)
     os.chdir("/")
 
