@@ -42,6 +42,7 @@ from aions._app.current_mounts import (
 from aions._app.mount_values import (
     Bind,
     Dev,
+    Mount,
     MountAttribute,
     MountFlag,
     Overlay,
@@ -63,6 +64,7 @@ __all__ = [
     "Clock",
     "Dev",
     "GroupMapping",
+    "Mount",
     "MountAttribute",
     "MountFlag",
     "MountTree",

@@ -67,9 +67,9 @@ _UNKNOWN_TYPE = (
     "Look into /proc/filesystems; load the module (modprobe) as root of the host.",
 )
 _NOT_OPEN = ("The descriptor is not open, or is not one of a mount.", "Pass a MountTree that was not closed.")
-_NO_MOUNT_POINT = (
-    "One of the two is a directory and the other is not, or a part of the path is no directory.",
-    "Mount directories on directories, and files on files.",
+_NOT_A_PATH = (
+    "A part of the path is no directory.",
+    "See what is there in the worker's mount namespace, and below its root.",
 )
 
 MOUNT_REASONS = (
@@ -94,7 +94,7 @@ MOUNT_REASONS = (
     Reason(
         Mount, ENOENT, "Source or target is not there, where the worker is.", "Make them first; bind_mount makes its target."
     ),
-    Reason(Mount, ENOTDIR, *_NO_MOUNT_POINT),
+    Reason(Mount, ENOTDIR, *_NOT_A_PATH),
     Reason(
         Unmount,
         EINVAL,
@@ -114,7 +114,9 @@ MOUNT_REASONS = (
     Reason(
         MoveMount,
         EINVAL,
-        f"It is no mount, or one that is attached in another mount namespace; or {_LOCKED}; or it is under a shared mount.",
+        f"It is no mount, or one that is attached in another mount namespace; or {_LOCKED}; or it is under a shared mount; or "
+        f"a "
+        "directory was to be attached to a file, or a file to a directory.",
         "Attach a copy (open_tree), with propagation private or slave.",
     ),
     Reason(
@@ -127,7 +129,7 @@ MOUNT_REASONS = (
     Reason(
         MoveMount, ENOENT, "The target is not there, where the worker is.", "Make it first; bind_mount does that by itself."
     ),
-    Reason(MoveMount, ENOTDIR, *_NO_MOUNT_POINT),
+    Reason(MoveMount, ENOTDIR, *_NOT_A_PATH),
     Reason(MoveMount, EBADF, *_NOT_OPEN),
     Reason(
         SetMountAttributes,
@@ -226,7 +228,7 @@ MOUNT_REASONS = (
         "The source is not there, where the app is.",
         "Give a path that exists; relative ones begin at the app's.",
     ),
-    Reason(Attach, ENOTDIR, *_NO_MOUNT_POINT),
+    Reason(Attach, ENOTDIR, *_NOT_A_PATH),
     Reason(Attach, ELOOP, "The target leads through too many symbolic links, or in a circle.", "Give a path without them."),
     Reason(
         Attach,
@@ -238,9 +240,12 @@ MOUNT_REASONS = (
     Reason(
         Attach,
         EINVAL,
-        f"A copy {_HIDDEN}: this goes for the lower directories of an overlay as well, when the worker is in a user namespace. "
+        f"One of source and target is a directory and the other is not. Or a copy {_HIDDEN}: this goes for the lower "
+        f"directories "
+        "of an overlay as well, when the worker is in a user namespace. "
         "Or the upper or work directory of an overlay is on a file system that cannot be one; or the root is in a chroot, or "
         "on the initial ramdisk.",
-        "Bind with recursive=True; have overlays of directories without mounts below them, one by one.",
+        "Mount directories on directories, and files on files. Bind with recursive=True; have overlays of directories without "
+        "mounts below them, one by one.",
     ),
 )

@@ -74,12 +74,23 @@ class Propagation(enum.Enum):
         return MountFlag[self.name].value
 
 
+class Mount:
+    """What `open_worker` mounts, and where: `Bind`, `Tmpfs`, `Overlay`, `Proc`, `Sysfs`, `Dev`.
+
+    The target is an absolute path inside the root. Symbolic links and `..` in it are followed there, and never lead out. What
+    is missing of it is made: directories, or at its end an empty file where a file is bound. At "/" the mount becomes the root.
+    """
+
+    def _attach(self) -> Attach:
+        raise NotImplementedError
+
+
 _USUAL = MountAttribute.NOSUID | MountAttribute.NODEV
 """What file systems that hold no programs and no devices of the system are mounted with."""
 
 
 @dataclass(frozen=True)
-class Bind:
+class Bind(Mount):
     """Have a file or directory of the app's appear at another place, with the mounts below it.
 
     `source` is looked up before the root changes, a relative one in the app's working directory. `read_only` holds for the
@@ -99,7 +110,7 @@ class Bind:
 
 
 @dataclass(frozen=True)
-class Tmpfs:
+class Tmpfs(Mount):
     """A new, empty file system in memory. `size` is its limit in bytes; None is half of the memory. `mode` is of its root."""
 
     target: StrOrBytesPath
@@ -114,7 +125,7 @@ class Tmpfs:
 
 
 @dataclass(frozen=True)
-class Overlay:
+class Overlay(Mount):
     """Several directories as one, of which those in `lower` are never written to.
 
     What is written goes to `upper`, with `work` as an empty directory on the same file system; without them to a tmpfs, which
@@ -148,7 +159,7 @@ class Overlay:
 
 
 @dataclass(frozen=True)
-class Proc:
+class Proc(Mount):
     """The processes of the worker's pid namespace.
 
     As a plain user it takes a pid namespace of the worker's own, and a /proc of which nothing is hidden (as Docker does). With
@@ -167,7 +178,7 @@ class Proc:
 
 
 @dataclass(frozen=True)
-class Sysfs:
+class Sysfs(Mount):
     """The devices of the worker's network namespace, and of the machine. `fallback` is as for `Proc`.
 
     As a plain user it takes a network namespace of the worker's own.
@@ -185,21 +196,13 @@ class Sysfs:
 
 
 @dataclass(frozen=True)
-class Dev:
+class Dev(Mount):
     """A /dev with full, null, random, tty, urandom and zero, an empty shm, and terminals (pts) of its own."""
 
     target: StrOrBytesPath = "/dev"
 
     def _attach(self) -> Attach:
         return Attach("dev", _target(self.target), (), {}, MountAttribute.NOSUID.value)
-
-
-Mount = Bind | Tmpfs | Overlay | Proc | Sysfs | Dev
-"""What `open_worker` mounts.
-
-The target is an absolute path inside the root. Symbolic links and `..` in it are followed there, and never lead out. What is
-missing of it is made: directories, or at its end an empty file where a file is bound. At "/" the mount becomes the root.
-"""
 
 
 def _attributes(read_only: bool, others: MountAttribute = MountAttribute(0)) -> int:  # noqa: B008

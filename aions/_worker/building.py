@@ -3,7 +3,7 @@
 Rule 1. A target is looked up by `openat2` inside the root: no symbolic link and no `..` leads out of it.
 Rule 2. Whatever is mounted is made as a detached mount, and attached to a descriptor of its target: nothing can be put in the
         target's place between the look-up and the mount.
-Rule 3. The old root is there until the last step, so that sources can be taken from it.
+Rule 3. All mounts are made before the first is attached: their sources are what the worker saw before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, call
 from aions._sys.mounts import AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, OPEN_TREE_CLONE
 from aions._wire import codec
-from aions._wire.fdsocket import Packet
+from aions._wire.fdsocket import Packet, close_all
 from aions._wire.messages import REQUESTS, Attach, Prepare, Prepared
 from aions._worker import devices
 from aions._worker.loop import Server, failure
@@ -37,10 +37,10 @@ def prepare(server: Server, request: Prepare) -> Prepared:
     try:
         for building.number, step in enumerate(steps):
             if isinstance(step, Attach):
-                building.attach(step)
+                building.make(step)
             else:
                 server.handlers[type(step).__name__](server, step)
-        building.enter()
+        building.attach_all()
     except OSError as error:
         failed = failure(error)
         return Prepared(building.number, failed.errno, failed.call, failed.path, failed.hint, ())
@@ -49,8 +49,18 @@ def prepare(server: Server, request: Prepare) -> Prepared:
     return Prepared(building.number, 0, "", None, None, tuple(building.notes))
 
 
+class Part:
+    """A mount that was made and has its place to go to. `devices` are what belongs into a /dev."""
+
+    def __init__(self, number: int, target: str, tree: int) -> None:
+        self.number = number
+        self.target = target
+        self.tree = tree
+        self.devices: dict[str, int] = {}
+
+
 class Building:
-    """Attaches mounts below the root that there is, or below a new one once there is a mount at "/".
+    """Makes mounts, then attaches them in order, below the root that there is or below a new one.
 
     `number` is that of the step which is being done, `notes` what the user should know in the end.
     """
@@ -59,33 +69,38 @@ class Building:
         self.number = 0
         self.notes: list[str] = []
         self._server = server
-        self._root = self._directory = -1
-        self._root_step: int | None = None
+        self._parts: list[Part] = []
+        self._directory = self._root = -1
 
-    def close(self) -> None:
-        """Close the descriptors."""
-        for descriptor in (self._root, self._directory):
-            if descriptor >= 0:
-                os.close(descriptor)
-
-    def attach(self, step: Attach) -> None:
-        """Make a mount and attach it."""
-        if self._root < 0:
+    def make(self, step: Attach) -> None:
+        """Make a mount."""
+        if not self._parts:
             freeze_imports()
             self._directory = _path_of(".")
-            self._root = _path_of("/")
-        tree = self._made(step)
-        try:
-            if step.target == "/":
-                mounts.move_mount(tree, "", AT_FDCWD, "/")
-                os.dup2(tree, self._root, inheritable=False)
-                self._root_step = self.number
+        part = Part(self.number, step.target, self._made(step))
+        self._parts.append(part)
+        if step.kind == "dev":
+            devices.open_all(part.devices)
+
+    def attach_all(self) -> None:
+        """Attach the mounts. A new root becomes the root when all are there."""
+        if not self._parts:
+            return
+        self._root = _path_of("/")
+        for part in self._parts:
+            self.number = part.number
+            if part.target == "/":
+                mounts.move_mount(part.tree, "", AT_FDCWD, "/")
+                os.dup2(part.tree, self._root, inheritable=False)
             else:
-                self._attach_inside(tree, step.target)
-            if step.kind == "dev":
-                devices.fill(tree)
-        finally:
-            os.close(tree)
+                self._attach_inside(part.tree, part.target)
+            if part.devices:
+                devices.fill(part.tree, part.devices)
+        self.number = self._parts[0].number
+        if self._parts[0].target == "/":
+            make_root(self._root, "/")
+        else:
+            _look_up_working_directory()
 
     def _attach_inside(self, tree: int, path: str) -> None:
         target = opened_or_made(self._root, path, S_ISDIR(os.fstat(tree).st_mode))
@@ -94,16 +109,11 @@ class Building:
         finally:
             os.close(target)
 
-    def enter(self) -> None:
-        """Make the new root the root, if there is one; else look the working directory up again, on which something may lie."""
-        if self._root_step is not None:
-            self.number = self._root_step
-            make_root(self._root, "/")
-        elif self._root >= 0:
-            try:
-                os.chdir(os.getcwd())
-            except OSError:
-                pass  # it has no path, or is not to be entered any more: this is not what was asked for
+    def close(self) -> None:
+        """Close the descriptors."""
+        for part in self._parts:
+            close_all([part.tree, *part.devices.values()])
+        close_all(descriptor for descriptor in (self._root, self._directory) if descriptor >= 0)
 
     def _made(self, step: Attach) -> int:
         """Make a detached mount."""
@@ -173,6 +183,14 @@ def _bound(source: str, recursive: bool, attributes: int) -> int:
         os.close(tree)
         raise
     return tree
+
+
+def _look_up_working_directory() -> None:
+    """Go to the working directory again: something may lie on it now."""
+    try:
+        os.chdir(os.getcwd())
+    except OSError:
+        pass  # it has no path, or is not to be entered any more: this is not what was asked for
 
 
 def _path_of(directory: str) -> int:

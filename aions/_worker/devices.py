@@ -20,21 +20,24 @@ _TERMINALS = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
 _NOSUID_NOEXEC = 0x02 | 0x08
 
 
-def fill(dev: int) -> None:
-    """Fill an attached tmpfs: devices of the worker's own /dev, links, room for shared memory, and terminals of its own."""
+def open_all(found: dict[str, int]) -> None:
+    """Copy the devices of the worker's own /dev, as detached mounts; a plain user cannot make any."""
     for name in _DEVICES:
+        found[name] = mounts.open_tree(f"/dev/{name}", OPEN_TREE_CLONE)
+
+
+def fill(dev: int, found: dict[str, int]) -> None:
+    """Fill an attached tmpfs: devices, links, room for shared memory, and terminals of its own."""
+    for name, device in found.items():
         os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, dir_fd=dev))
-        _attach(mounts.open_tree(f"/dev/{name}", OPEN_TREE_CLONE), dev, name)
+        mounts.move_mount(device, "", dev, name)
     for name, leads_to in _LINKS.items():
         os.symlink(leads_to, name, dir_fd=dev)
     for name, mode in (("pts", 0o755), ("shm", 0o1777)):
         os.mkdir(name, dir_fd=dev)
         os.chmod(name, mode, dir_fd=dev)  # whatever the umask is
-    _attach(mounts.new_mount("devpts", _TERMINALS.items(), _NOSUID_NOEXEC), dev, "pts")
-
-
-def _attach(tree: int, dev: int, name: str) -> None:
+    terminals = mounts.new_mount("devpts", _TERMINALS.items(), _NOSUID_NOEXEC)
     try:
-        mounts.move_mount(tree, "", dev, name)
+        mounts.move_mount(terminals, "", dev, "pts")
     finally:
-        os.close(tree)
+        os.close(terminals)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import _socket as socket
+import errno
+import os
+import resource
 import os
 import resource
 
@@ -82,8 +85,17 @@ def set_domain_name(_server: Server, request: messages.SetDomainName) -> Done:
 
 def set_limit(_server: Server, request: messages.SetLimit) -> Done:
     limits = request.soft, request.hard
-    call(lambda: f"setrlimit({request.resource}, {limits})", resource.setrlimit, request.resource, limits)
+    call(lambda: f"setrlimit({request.resource}, {limits})", _setrlimit, request.resource, limits)
     return Done()
+
+
+def _setrlimit(number: int, limits: tuple[int, int]) -> None:
+    """Call setrlimit(2). Python makes a `ValueError` of EINVAL, and of EPERM sometimes."""
+    try:
+        resource.setrlimit(number, limits)
+    except ValueError as error:
+        refused = errno.EPERM if "raise maximum" in str(error) else errno.EINVAL
+        raise OSError(refused, os.strerror(refused)) from None
 
 
 def join_cgroup(_server: Server, request: messages.JoinCgroup) -> Done:
