@@ -81,6 +81,8 @@ class Mount:
     is missing of it is made: directories, or at its end an empty file where a file is bound. At "/" the mount becomes the root.
     """
 
+    target: StrOrBytesPath
+
     def _attach(self) -> Attach:
         raise NotImplementedError
 
