@@ -10,7 +10,7 @@ import os
 import resource
 
 from aions._sys import mounts
-from aions._sys.calls import call
+from aions._sys.calls import KernelError, call
 from aions._wire import messages
 from aions._wire.messages import Done, Opened
 from aions._worker.loop import Server
@@ -128,8 +128,13 @@ def make_root(new_root: int, path: str) -> None:
 
     KERNEL: pivot_root(2), "pivot_root(".", ".")": the old root comes to lie on top of the new one, and is taken off there.
     """
-    os.fchdir(new_root)
-    mounts.pivot_root(".", ".", shown=path)
+    with Directory(".") as before:
+        os.fchdir(new_root)
+        try:
+            mounts.pivot_root(".", ".", shown=path)
+        except KernelError:
+            os.fchdir(before)
+            raise
     mounts.umount(".", mounts.MNT_DETACH)
     os.chdir("/")
 
