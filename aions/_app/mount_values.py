@@ -108,7 +108,7 @@ class Bind(Mount):
 
     def _attach(self) -> Attach:
         kind = "rbind" if self.recursive else "bind"
-        return Attach(kind, _target(self.target), (_source(self.source),), {}, _attributes(self.read_only))
+        return Attach(kind, _target(self.target), (_source(self.source),), (), _attributes(self.read_only))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Tmpfs(Mount):
     read_only: bool = False
 
     def _attach(self) -> Attach:
-        options = {"mode": f"{self.mode:o}"} | ({} if self.size is None else {"size": str(self.size)})
+        options = (f"mode={self.mode:o}", *(() if self.size is None else (f"size={self.size}",)))
         return Attach("tmpfs", _target(self.target), (), options, _attributes(self.read_only, _USUAL))
 
 
@@ -154,9 +154,9 @@ class Overlay(Mount):
             raise ValueError("an overlay has both upper and work, or neither")
 
     def _attach(self) -> Attach:
-        options = {}
+        options: tuple[str, ...] = ()
         if self.upper is not None and self.work is not None:
-            options = {"upperdir": _source(self.upper), "workdir": _source(self.work)}
+            options = f"upperdir={_source(self.upper)}", f"workdir={_source(self.work)}"
         return Attach("overlay", _target(self.target), tuple(map(_source, self.lower)), options, _attributes(self.read_only))
 
 
@@ -176,7 +176,7 @@ class Proc(Mount):
     def _attach(self) -> Attach:
         instead = ("/proc",) if self.fallback else ()
         attributes = _attributes(self.read_only, _USUAL | MountAttribute.NOEXEC)
-        return Attach("proc", _target(self.target), instead, {}, attributes)
+        return Attach("proc", _target(self.target), instead, (), attributes)
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Sysfs(Mount):
     def _attach(self) -> Attach:
         instead = ("/sys",) if self.fallback else ()
         attributes = _attributes(self.read_only, _USUAL | MountAttribute.NOEXEC)
-        return Attach("sysfs", _target(self.target), instead, {}, attributes)
+        return Attach("sysfs", _target(self.target), instead, (), attributes)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Dev(Mount):
     target: StrOrBytesPath = "/dev"
 
     def _attach(self) -> Attach:
-        return Attach("dev", _target(self.target), (), {}, MountAttribute.NOSUID.value)
+        return Attach("dev", _target(self.target), (), (), MountAttribute.NOSUID.value)
 
 
 def _attributes(read_only: bool, others: MountAttribute = MountAttribute(0)) -> int:  # noqa: B008

@@ -75,7 +75,7 @@ async def open_tree(worker: Link, path: StrOrBytesPath, clone: bool, recursive: 
 
 async def fsmount(worker: Link, filesystem: str, options: Mapping[str, str | None], attributes: MountAttribute) -> MountTree:
     """Call fsopen(2), fsconfig(2) and fsmount(2)."""
-    written = {text(name): text(value or "") for name, value in options.items()}
+    written = tuple(_option(text(name), value) for name, value in options.items())
     return MountTree((await worker.call(NewMount(text(filesystem), written, attributes.value), Opened)).descriptor)
 
 
@@ -115,6 +115,12 @@ _ATIMES = MountAttribute.NOATIME | MountAttribute.STRICTATIME
 def _cleared(to_set: MountAttribute, to_clear: MountAttribute) -> int:
     """KERNEL: of what is no flag but a choice, how access times are kept, all bits have to be cleared to set another one."""
     return to_clear.value | (_ATIME if (to_set | to_clear) & _ATIMES else 0)
+
+
+def _option(name: str, value: str | None) -> str:
+    if "=" in name:
+        raise ValueError(f"{name!r} is the name of no option")
+    return name if value is None else f"{name}={text(value)}"
 
 
 def _optional(value: StrOrBytesPath | None) -> str | None:

@@ -147,15 +147,15 @@ def mount_setattr(
     )
 
 
-def new_mount(filesystem: str, options: Iterable[tuple[str, str]], attributes: int) -> int:
+def new_mount(filesystem: str, options: Iterable[str], attributes: int) -> int:
     """Call fsopen(2), fsconfig(2) and fsmount(2), Linux 5.2: a descriptor of a new mount that is not attached yet.
 
-    An option without a value is one that is only named. Where a step is refused, what the file system says of it is the hint.
+    An option is NAME or NAME=value. Where a step is refused, what the file system says of it is the hint.
     """
     context = call(lambda: f'fsopen("{filesystem}")', _fsopen, _FSOPEN, os.fsencode(filesystem), _FSOPEN_CLOEXEC)
     try:
-        for name, value in options:
-            _set_option(context, name, value)
+        for option in options:
+            _set_option(context, option)
         call(lambda: f"fsconfig({filesystem}, FSCONFIG_CMD_CREATE)", _config, context, _FSCONFIG_CMD_CREATE, None, None)
         text = f"fsmount({filesystem}, {attributes:#x})"
         tree: int = call(lambda: text, _fsmount, _FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes)
@@ -167,10 +167,11 @@ def new_mount(filesystem: str, options: Iterable[tuple[str, str]], attributes: i
         os.close(context)
 
 
-def _set_option(context: int, name: str, value: str) -> None:
+def _set_option(context: int, option: str) -> None:
     """Have a file system that is being made take an option."""
-    command = _FSCONFIG_SET_STRING if value else _FSCONFIG_SET_FLAG
-    call(lambda: f'fsconfig("{name}", {_quoted(value or None)})', _config, context, command, name, value or None)
+    name, equals, text = option.partition("=")
+    command, value = (_FSCONFIG_SET_STRING, text) if equals else (_FSCONFIG_SET_FLAG, None)
+    call(lambda: f'fsconfig("{name}", {_quoted(value)})', _config, context, command, name, value)
 
 
 def _config(context: int, command: int, name: str | None, value: str | None) -> int:

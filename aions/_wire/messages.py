@@ -167,10 +167,10 @@ class SetMountAttributes(Request):
 
 
 class NewMount(Request):
-    """Make a mount that is not attached; an option with an empty value is only named."""
+    """Make a mount that is not attached. An option is NAME or NAME=value."""
 
     filesystem: str
-    options: dict[str, str]
+    options: tuple[str, ...]
     attributes: int
 
 
@@ -220,7 +220,7 @@ class Attach(Request):
     kind: str
     target: str
     sources: tuple[str, ...]
-    options: dict[str, str]
+    options: tuple[str, ...]
     attributes: int
 
 

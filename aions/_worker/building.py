@@ -120,12 +120,12 @@ class Building:
         if step.kind in ("bind", "rbind"):
             return _bound(step.sources[0], step.kind == "rbind", step.attributes)
         if step.kind == "dev":
-            return mounts.new_mount("tmpfs", {"mode": "755", **step.options}.items(), step.attributes)
+            return mounts.new_mount("tmpfs", ("mode=755", *step.options), step.attributes)
         if step.kind == "overlay":
-            is_plain = "upperdir" in step.options or step.attributes & MOUNT_ATTR_RDONLY
+            is_plain = step.options or step.attributes & MOUNT_ATTR_RDONLY
             return self._overlay(step, step.options) if is_plain else self._overlay_on_tmpfs(step)
         try:
-            return mounts.new_mount(step.kind, step.options.items(), step.attributes)
+            return mounts.new_mount(step.kind, step.options, step.attributes)
         except KernelError as error:
             if error.errno != EPERM or not step.sources:
                 raise
@@ -140,14 +140,15 @@ class Building:
         )
         return _bound(source, True, step.attributes)
 
-    def _overlay(self, step: Attach, options: dict[str, str]) -> int:
+    def _overlay(self, step: Attach, options: tuple[str, ...]) -> int:
         """Make an overlay. KERNEL: an option has 255 bytes at most; `lowerdir+` (Linux 6.7) makes one of each directory."""
-        lower = [("lowerdir", ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in step.sources))]
-        if len(lower[0][1]) > _LONGEST_OPTION:
-            lower = [("lowerdir+", path) for path in step.sources]
+        joined = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in step.sources)
+        lower = [f"lowerdir={joined}"]
+        if len(joined) > _LONGEST_OPTION:
+            lower = [f"lowerdir+={path}" for path in step.sources]
         if self._is_in_user_namespace():
-            lower.append(("userxattr", ""))  # trusted.* is for root of the host
-        return mounts.new_mount("overlay", [*lower, *options.items()], step.attributes)
+            lower.append("userxattr")  # trusted.* is for root of the host
+        return mounts.new_mount("overlay", [*lower, *options], step.attributes)
 
     def _overlay_on_tmpfs(self, step: Attach) -> int:
         """Make an overlay that keeps what is written to it in a tmpfs, which goes with it.
@@ -155,14 +156,14 @@ class Building:
         KERNEL: the layers of an overlay are given by their paths, and have to be mounted somewhere. So the tmpfs is put on top
         of "/", where no path leads and where it is in nobody's way, and is the working directory; then it is taken off again.
         """
-        scratch = mounts.new_mount("tmpfs", [("mode", "755")], 0)
+        scratch = mounts.new_mount("tmpfs", ["mode=755"], 0)
         try:
             mounts.move_mount(scratch, "", AT_FDCWD, "/")
             os.fchdir(scratch)
             try:
                 os.mkdir("upper", 0o755)
                 os.mkdir("work", 0o755)
-                return self._overlay(step, {**step.options, "upperdir": "upper", "workdir": "work"})
+                return self._overlay(step, ("upperdir=upper", "workdir=work"))
             finally:
                 mounts.umount(".", mounts.MNT_DETACH)
                 os.fchdir(self._directory)

@@ -16,7 +16,7 @@ _LINKS = {
     "stdin": "/proc/self/fd/0",
     "stdout": "/proc/self/fd/1",
 }
-_TERMINALS = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
+_TERMINALS = ("newinstance", "ptmxmode=0666", "mode=0620")
 _NOSUID_NOEXEC = 0x02 | 0x08
 
 
@@ -36,7 +36,7 @@ def fill(dev: int, found: dict[str, int]) -> None:
     for name, mode in (("pts", 0o755), ("shm", 0o1777)):
         os.mkdir(name, dir_fd=dev)
         os.chmod(name, mode, dir_fd=dev)  # whatever the umask is
-    terminals = mounts.new_mount("devpts", _TERMINALS.items(), _NOSUID_NOEXEC)
+    terminals = mounts.new_mount("devpts", _TERMINALS, _NOSUID_NOEXEC)
     try:
         mounts.move_mount(terminals, "", dev, "pts")
     finally:

@@ -6,8 +6,6 @@ import _socket as socket
 import errno
 import os
 import resource
-import os
-import resource
 
 from aions._sys import mounts
 from aions._sys.calls import KernelError, call
@@ -49,7 +47,7 @@ def set_attributes(_server: Server, request: messages.SetMountAttributes) -> Don
 
 
 def new_mount(_server: Server, request: messages.NewMount) -> Opened:
-    return Opened(mounts.new_mount(request.filesystem, request.options.items(), request.attributes))
+    return Opened(mounts.new_mount(request.filesystem, request.options, request.attributes))
 
 
 def pivot_root(_server: Server, request: messages.PivotRoot) -> Done:

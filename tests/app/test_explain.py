@@ -113,7 +113,7 @@ def test_what_is_about_mounts_has_one_reason_each() -> None:
     said = [(reason.request, reason.errno) for reason in MOUNT_REASONS]
     assert len(said) == len(set(said))
     for reason in MOUNT_REASONS:
-        values = {"bool": False, "int": 0, "str": "", "Descriptor": 0, "dict[str, str]": {}}
+        values = {"bool": False, "int": 0, "str": "", "Descriptor": 0}
         fields = {name: values.get(kind, None if "None" in kind else ()) for name, kind in reason.request.fields.items()}
         text = notes(reason.request(**fields), reason.errno)
         assert f"Probable cause: {reason.cause}\nRemedy: {reason.remedy}" in text
