@@ -6,7 +6,7 @@ import errno
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,6 @@ WITH_PID = INSIDE | Namespace.PID
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small system. Nothing in it is named proc, dev or tmp."""
     return make_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture(autouse=True)
-def no_mount_outside() -> Iterator[None]:
-    before = mounted()
-    yield
-    assert mounted() == before
 
 
 async def output(worker: Worker, script: str) -> str:

@@ -7,13 +7,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from aions._cli.run import HELP, add_subcommand
-from tests.kernel.mountinfo import mounted
+from aions._cli.options import Options
+from aions._cli.run import HELP, add_options
 from tests.kernel.trees import make_tree
 
 NAMES = ("user", "pid", "mnt", "ipc", "uts", "net")
@@ -30,13 +29,6 @@ def output(*arguments: object) -> str:
     return result.stdout
 
 
-@pytest.fixture(autouse=True)
-def no_mount_outside() -> Iterator[None]:
-    before = mounted()
-    yield
-    assert mounted() == before
-
-
 def test_the_help_fits_a_screen_and_has_three_examples() -> None:
     shown = output("--help")
     assert shown == HELP
@@ -46,10 +38,9 @@ def test_the_help_fits_a_screen_and_has_three_examples() -> None:
 
 
 def test_every_option_is_in_the_help_and_no_other() -> None:
-    subcommands = argparse.ArgumentParser().add_subparsers()
-    add_subcommand(subcommands)
-    options = {option for option in subcommands.choices["run"]._option_string_actions if option not in ("-h", "--help")}
-    assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", HELP)) == options
+    options = Options(argparse.ArgumentParser(add_help=False))
+    add_options(options)
+    assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", HELP)) == set(options._actions)
 
 
 def test_without_options_all_is_fresh_and_read_only(tmp_path: Path) -> None:
