@@ -24,7 +24,7 @@ INSIDE = Namespace.USER | Namespace.MOUNT
 
 @pytest.fixture
 async def worker() -> AsyncIterator[Worker]:
-    """A worker that may mount, which has to work when the test is over. (The leak check sees that the host has no new mount.)"""
+    """A worker that may mount, which has to work when the test is over. (The leak check sees to it that the host has none.)"""
     async with open_worker(unshare=INSIDE) as worker:
         yield worker
         assert await works(worker)
