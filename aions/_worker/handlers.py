@@ -13,6 +13,7 @@ from aions._sys.calls import KernelError, Log, call
 from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
 from aions._wire.messages import Done, Identified, Opened, Started
+from aions._worker import building, mounts
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server
 from aions._worker.signals import kill_all
@@ -187,6 +188,8 @@ def call_function(server: Server, request: messages.CallFunction) -> messages.Ca
 
 
 HANDLERS: Handlers = {
+    **mounts.HANDLERS,
+    **building.HANDLERS,
     "CallFunction": call_function,
     "Fork": fork,
     "GetNamespaceID": get_namespace_id,

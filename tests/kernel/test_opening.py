@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -156,8 +157,9 @@ async def test_root_opens_a_worker_with_many_mappings() -> None:
 @pytest.mark.parametrize("mappings", ["user_mappings", "group_mappings"])
 @on_one_loop
 async def test_mappings_need_a_user_namespace(mappings: str) -> None:
+    options: dict[str, Any] = {mappings: ()}
     with pytest.raises(ValueError, match=r"add Namespace\.USER"):
-        async with open_worker(unshare="net", **{mappings: ()}):
+        async with open_worker(unshare="net", **options):
             raise AssertionError
 
 

@@ -30,6 +30,7 @@ _EVERYDAY = {
     "kill orders": 2,  #                 100                    50
     "quiet forks": 30,  #              1,000                    34
     "faults": 1,  #                       20                    20
+    "symlink swaps": 1000,  #        100,000 in all            100
 }
 
 
