@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from errno import EACCES, EAGAIN, EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, EPERM, ERANGE, ESRCH, EUSERS
+from errno import EACCES, EAGAIN, EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, ENOSYS, EPERM, ERANGE, ESRCH, EUSERS
 
+from aions._app.explain_mounts import MOUNT_REASONS
 from aions._types import Namespace
 from aions._wire.messages import (
     Fork,
@@ -217,6 +218,13 @@ _EXPLANATIONS = (
         ENOENT,
         "No such program, interpreter (first line of a script), or working directory, where the worker is.",
         "Give a path that exists in the worker's mount namespace.",
+    ),
+    *(_Explanation(*each) for each in MOUNT_REASONS),
+    _Explanation(
+        Request,
+        ENOSYS,
+        "This kernel has no such system call, or a seccomp filter (Docker) hides it.",
+        "Use a newer kernel; in Docker, allow it (--security-opt seccomp=unconfined).",
     ),
     _Explanation(
         Request,

@@ -1,31 +1,22 @@
-"""New namespaces, made ready for use: for a worker to be in, or to be held by a descriptor."""
+"""Namespaces that are held by a descriptor: a worker's own, and new ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from aions._app import identity, membership
 from aions._app.link import Link
+from aions._app.mount_values import Propagation
 from aions._app.namespace_file import NamespaceFile
-from aions._types import GroupMapping, Namespace, NamespaceLike, UserMapping, combine
+from aions._types import Namespace, NamespaceLike, combine
 from aions._wire.messages import Done, NewNetwork, Opened, OpenNamespace, SetLoopbackUp, SetPropagation
 
-_MS_PRIVATE = 1 << 18
 
-
-async def move(
-    worker: Link,
-    kinds: Namespace,
-    user_mappings: Iterable[UserMapping] | None = None,
-    group_mappings: Iterable[GroupMapping] | None = None,
-    loopback: bool = False,
-) -> None:
-    """Move a worker into new namespaces."""
-    await membership.unshare(worker, kinds)
-    if Namespace.USER in kinds:
-        await identity.write_as_asked(worker, user_mappings, group_mappings)
-    if Namespace.MOUNT in kinds:
-        await worker.call(SetPropagation(_MS_PRIVATE), Done)
+async def _move(worker: Link, kind: Namespace, loopback: bool) -> None:
+    """Move a worker into a new namespace."""
+    await membership.unshare(worker, kind)
+    if kind is Namespace.USER:
+        await identity.write_as_asked(worker, None, None)
+    if kind is Namespace.MOUNT:
+        await worker.call(SetPropagation(Propagation.PRIVATE.flag), Done)
     if loopback:
         await worker.call(SetLoopbackUp(), Done)
 
@@ -59,7 +50,7 @@ async def new_namespace(worker: Link, namespace: NamespaceLike, loopback: bool) 
             pass  # to go there or to come back; the fork will know
     fork = await worker.fork()
     try:
-        await move(fork, kind, loopback=loopback)
+        await _move(fork, kind, loopback)
         return await _opened(fork, "time_for_children" if kind is Namespace.TIME else kind.kernel_name)
     finally:
         await fork.aclose()

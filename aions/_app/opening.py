@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from aions._app import membership, preloading
+from aions._app import identity, membership, preloading, preparing
 from aions._app.current import being_current
 from aions._app.home import current_home
-from aions._app.making import move
+from aions._app.mount_values import Mount, Propagation
+from aions._app.preparing import Limits
 from aions._app.targets import Target
+from aions._app.text import StrOrBytesPath
 from aions._app.worker import Worker
-from aions._types import GroupMapping, Namespace, Namespaces, UserMapping, combine
+from aions._types import Clock, GroupMapping, Namespace, Namespaces, UserMapping, combine
+from aions._wire.messages import SetLoopbackUp, Unshare
 
 Entering = Target | tuple[Target, Namespaces]
 """A target that is one namespace, or a target and which of its namespaces are meant."""
@@ -25,6 +28,14 @@ async def open_worker(
     user_mappings: Iterable[UserMapping] | None = None,
     group_mappings: Iterable[GroupMapping] | None = None,
     preload: Iterable[str] = (),
+    hostname: str | None = None,
+    propagation: Propagation | str | None = Propagation.PRIVATE,
+    root: StrOrBytesPath | None = None,
+    mount_proc: bool | StrOrBytesPath = False,
+    mounts: Iterable[Mount] = (),
+    clock_offsets: Mapping[Clock, float] | None = None,
+    cgroup: StrOrBytesPath | Iterable[StrOrBytesPath] = (),
+    rlimits: Limits | None = None,
     loopback: bool = False,
 ) -> AsyncGenerator[Worker]:
     """Open a worker for the length of an `async with` block, in which it is the current worker.
@@ -33,40 +44,69 @@ async def open_worker(
         enter: the namespaces of others that it is to be in: a target (see `Worker.enter`); with a process, the target and the
             kinds of namespace, `enter=(pid, Namespace.NETWORK)`; or a list of these, which are entered one after the other.
         unshare: the new namespaces that it is to be in. With PID it is the first process of its pid namespace, and collects
-            orphans there. With MOUNT nothing that is mounted inside shows outside.
+            orphans there.
         user_mappings: with USER, the uid map. None makes the app's user root inside; an empty one leaves the map unwritten.
         group_mappings: the same for groups. setgroups(2) is forbidden inside only where the kernel asks for it.
         preload: names of modules that this worker is to have imported from the start, for `run_sync`; and all that are opened
             after it in this event loop. They are imported once, in the forkserver, which is kept busy for as long.
+        hostname: with UTS, what the machine is called inside.
+        propagation: with MOUNT, how mounts spread from and to the app's mount namespace: by default not at all. SLAVE lets in
+            what is mounted and unmounted outside later. None leaves it as it is: on most hosts, mounts made inside show
+            outside.
+        root: with MOUNT, the directory that becomes the root (by pivot_root, so that the old root is gone). The working
+            directory is then "/".
+        mount_proc: with MOUNT and PID, mount the new pid namespace's proc: True means at /proc. It is `Proc` with its fallback.
+        mounts: with MOUNT, what else is mounted, in this order; sources are still those of the app. One at "/" becomes the
+            root.
+        clock_offsets: with TIME, by how many seconds clocks are ahead inside.
+        cgroup: a directory of the cgroup file system, or one of each hierarchy, which the worker and what it starts belong to.
+            A new CGROUP namespace has it as its root.
+        rlimits: limits (RLIMIT_* of the `resource` module: soft and hard, or one number for both) of the worker, and so of what
+            it starts. They are set with the app's own privileges, before anything else is done.
         loopback: with NETWORK, set its loopback up, so that 127.0.0.1 and ::1 work inside.
 
     Raises:
         AionsError: a module to preload starts threads. Whatever else importing it raises.
-        ValueError: mappings without USER; mappings that no kernel takes; `loopback` without NETWORK.
-        OSError: whatever `Worker.enter`, `Worker.unshare` and `Worker.write_user_mappings` raise. Nothing half-made remains.
+        ValueError: something is asked for that takes a namespace which is not; values that no kernel takes.
+        OSError: whatever the methods of `Worker` raise of which this is made. A note names the step that was refused. Nothing
+            half-made remains, but for directories that were made to mount something on.
 
     When the block is left, everything that was started inside is killed, and the namespaces go, unless something outside holds
     them. The same happens when the app ends, whatever ends it.
     """
     kinds = _kinds(unshare)
+    limits = preparing.limits_and_cgroups(rlimits or {}, cgroup)
+    moving = [
+        *([Unshare(kinds.value)] if kinds else []),
+        *preparing.clocks(kinds, clock_offsets or {}),
+    ]
+    inside = preparing.furnishing(kinds, hostname, propagation, root, mount_proc, mounts)
+    if loopback:
+        inside.append(SetLoopbackUp())
     if Namespace.USER not in kinds and (user_mappings is not None or group_mappings is not None):
         raise ValueError("mappings are for a new user namespace: add Namespace.USER to unshare")
     if loopback and Namespace.NETWORK not in kinds:
         raise ValueError("a loopback is set up in a new network namespace: add Namespace.NETWORK to unshare")
+    entering = enter if isinstance(enter, list) else [] if enter is None else [enter]
     async with AsyncExitStack() as stack:
         home = current_home()
         await preloading.preload(home, preload)
         link = await home.fork()
         stack.push_async_callback(link.aclose, meanwhile=home.fork_in_advance)
         entered = Namespace(0)
-        if enter is not None:
-            for each in enter if isinstance(enter, list) else [enter]:
+        if entering:
+            await preparing.prepare(link, limits)
+            for each in entering:
                 entered |= await membership.enter(link, *(each if isinstance(each, tuple) else (each, None)))
         if kinds:
-            await move(link, kinds, user_mappings, group_mappings, loopback)
+            link.leaves(kinds)
+        await preparing.prepare(link, moving if entering else [*limits, *moving])
+        if Namespace.USER in kinds:
+            await identity.write_as_asked(link, user_mappings, group_mappings)
         if (kinds | entered) & (Namespace.PID | Namespace.TIME):
             link = await link.fork()  # these two are for children
             stack.push_async_callback(link.aclose)
+        await preparing.prepare(link, inside)
         worker = Worker(link)
         with being_current(home, worker):
             yield worker

@@ -13,6 +13,7 @@ import anyio
 from aions._app import files, functions, identity, making, membership, processes
 from aions._app.descriptor import HasFileno
 from aions._app.link import Link
+from aions._app.mounting import Mounting
 from aions._app.namespace_file import NamespaceFile
 from aions._app.networking import Networking
 from aions._app.processes import Process, Stream
@@ -27,7 +28,7 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
-class Worker(Networking):
+class Worker(Mounting, Networking):
     """A process with one thread, that makes namespace calls for the app and runs things where it is.
 
     Workers come from `open_worker` and from `Worker.fork`. One belongs to the event loop that it was opened in. It serves

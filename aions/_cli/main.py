@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import anyio
 
 from aions import AionsError
-from aions._cli import nsenter, terminal, unshare
+from aions._cli import nsenter, run, terminal, unshare
 from aions._cli.ending import Ended, survive
 from aions._cli.options import Options
 from aions._version import __version__
 
-_SUBCOMMANDS = {"unshare": unshare, "nsenter": nsenter}
+_SUBCOMMANDS = {"run": run, "unshare": unshare, "nsenter": nsenter}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     parser = argparse.ArgumentParser(prog="aions", description="Run a command in Linux namespaces.")
     parser.add_argument("--version", action="version", version=f"aions {__version__}")
-    subparsers = parser.add_subparsers(title="subcommands", required=True, metavar="{unshare,nsenter}")
+    subparsers = parser.add_subparsers(title="subcommands", required=True, metavar="{run,unshare,nsenter}")
     subcommands: dict[str, Options] = {}
     for name, module in _SUBCOMMANDS.items():
         what = module.WHAT

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 
-from aions import Namespace, Worker, open_worker
+from aions import Clock, MountFlag, Namespace, Propagation, Worker, open_worker
 from aions._cli.command import run as run_command
 from aions._cli.ending import Ended
-from aions._cli.options import NAMESPACES, Options, chosen, id_number, signal_number
+from aions._cli.options import NAMESPACES, Options, chosen, clock_offsets, id_number, signal_number
 
 WHAT = "run a command in new namespaces"
 EPILOG = "With --pid the command is a child of process 1, which collects orphans. With --mount no mount shows outside."
@@ -29,9 +28,14 @@ def add_options(options: Options) -> None:
         type=signal_number,
         help="what the command gets when aions ends before it (implies --fork; SIGKILL)",
     )
+    options.value("--propagation", metavar="MODE", help="of mounts: private (if not given), slave, shared, unchanged")
     options.optional("--mount-proc", metavar="DIR", const="/proc", help="mount a new /proc (implies --mount)")
     options.value("-R", "--root", metavar="DIR", help="the command's root directory")
     options.value("-w", "--wd", metavar="DIR", help="its working directory, in that root")
+    for clock in Clock:
+        options.value(
+            f"--{clock.value}", metavar="SECONDS", type=int, help=f"have the {clock.value} clock ahead (takes --time)"
+        )
     options.value("-S", "--setuid", metavar="UID", type=id_number, help="its user")
     options.value("-G", "--setgid", metavar="GID", type=id_number, help="its group; it has no others then")
 
@@ -40,8 +44,13 @@ async def run(options: argparse.Namespace) -> Ended:
     """Run a command in new namespaces. Without --map-root-user a new user namespace has no mappings, as in unshare(1)."""
     namespaces = _namespaces(options)
     unmapped = () if Namespace.USER in namespaces and not options.map_root_user else None
-    preload = [] if options.root is None else ["aions._worker.commands"]  # while the worker can see it
-    async with open_worker(unshare=namespaces, user_mappings=unmapped, group_mappings=unmapped, preload=preload) as worker:
+    async with open_worker(
+        unshare=namespaces,
+        user_mappings=unmapped,
+        group_mappings=unmapped,
+        propagation=None if options.propagation == "unchanged" else options.propagation or Propagation.PRIVATE,
+        clock_offsets=clock_offsets(options),
+    ) as worker:
         await _prepare(worker, options)
         return await run_command(
             worker,
@@ -69,12 +78,12 @@ async def _prepare(worker: Worker, options: argparse.Namespace) -> None:
     """Change root and working directory, then mount /proc: in this order, so that --mount-proc=DIR is a path inside."""
     directory = options.wd
     if options.root is not None:
-        await worker.run_sync(os.chroot, options.root)
+        await worker.chroot(options.root)
         directory = directory or "/"
     if directory is not None:
-        await worker.run_sync(os.chdir, directory)
+        await worker.chdir(directory)
     if options.mount_proc is not None:
-        await worker.run_process(["mount", "-t", "proc", "-o", "nosuid,nodev,noexec", "proc", options.mount_proc], stderr=None)
+        await worker.mount("proc", options.mount_proc, "proc", MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC)
 
 
 def _kept_back(options: argparse.Namespace) -> tuple[int, ...]:

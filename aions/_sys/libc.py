@@ -29,13 +29,15 @@ CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = (
     NAMESPACE_FLAGS[name] for name in ("CLONE_NEWTIME", "CLONE_NEWNS", "CLONE_NEWUSER", "CLONE_NEWNET")
 )
 
-MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 _PR_SET_CHILD_SUBREAPER = 36
 _SYS_CLOSE_RANGE = 436
+_SYS_RT_SIGACTION = {"x86_64": 13, "i686": 174, "armv7l": 174, "ppc64le": 173, "s390x": 174}.get(os.uname().machine, 134)
+_SIGSET_SIZE = 8
+_INTERNAL_SIGNALS = 32, 33
 _CLOSE_RANGE_CLOEXEC = 4
 _UINT_MAX = 2**32 - 1
 
@@ -63,7 +65,20 @@ _unshare = function("unshare", ctypes.c_int)
 _setns = function("setns", ctypes.c_int, ctypes.c_int)
 _mount = function("mount", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 _prctl = function("prctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
-_syscall = function("syscall", ctypes.c_long, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+_syscall = function("syscall", *[ctypes.c_ulong] * 5)
+
+
+def restore_internal_signals() -> None:
+    """Give the two signals that the C library keeps for itself their defaults: posix_spawn(3) leaves them ignored.
+
+    Its own sigaction(3) refuses them. A struct of zeros says SIG_DFL whatever its layout.
+    """
+    default = ctypes.create_string_buffer(64)
+    for number in _INTERNAL_SIGNALS:
+        try:
+            _syscall(_SYS_RT_SIGACTION, number, ctypes.addressof(default), 0, _SIGSET_SIZE)
+        except OSError:
+            pass  # a machine with other numbers: they stay as they are
 
 
 def flag_names(flags: int) -> str:
@@ -87,17 +102,6 @@ def set_propagation(propagation: int) -> None:
     call(lambda: f'mount(NULL, "/", NULL, {flags:#x}, NULL)', _mount, None, b"/", None, flags, None)
 
 
-def bind(source: str, target: str) -> None:
-    """Call mount(2) so that one file or directory lies over another."""
-    text = f'mount("{source}", "{target}", NULL, MS_BIND, NULL)'
-    call(lambda: text, _mount, os.fsencode(source), os.fsencode(target), None, MS_BIND, None, path=target)
-
-
-def mount_tmpfs(target: str) -> None:
-    """Call mount(2) so that an empty file system in memory lies over a directory."""
-    call(lambda: f'mount("aions", "{target}", "tmpfs", 0, NULL)', _mount, b"aions", os.fsencode(target), b"tmpfs", 0, None)
-
-
 def die_with_parent() -> None:
     """Have the kernel send SIGKILL when the parent ends. PR_SET_PDEATHSIG; a change of credentials clears it."""
     call(lambda: "prctl(PR_SET_PDEATHSIG, SIGKILL)", _prctl, _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
@@ -111,4 +115,4 @@ def become_subreaper() -> None:
 def close_on_exec_from(lowest: int) -> None:
     """Have exec close every descriptor from a number on. CLOSE_RANGE_CLOEXEC, Linux 5.11."""
     text = f"close_range({lowest}, ~0U, CLOSE_RANGE_CLOEXEC)"
-    call(lambda: text, _syscall, _SYS_CLOSE_RANGE, lowest, _UINT_MAX, _CLOSE_RANGE_CLOEXEC)
+    call(lambda: text, _syscall, _SYS_CLOSE_RANGE, lowest, _UINT_MAX, _CLOSE_RANGE_CLOEXEC, 0)

@@ -13,7 +13,7 @@ from aions._sys.calls import KernelError, Log, call
 from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
 from aions._wire.messages import Done, Identified, Started
-from aions._worker import files, names, networks, sockets
+from aions._worker import building, files, mounts, names, networks, sockets
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server
 from aions._worker.signals import kill_all
@@ -179,7 +179,9 @@ def call_function(server: Server, request: messages.CallFunction) -> messages.Ca
 
 
 HANDLERS: Handlers = {
+    **building.HANDLERS,
     **files.HANDLERS,
+    **mounts.HANDLERS,
     **names.HANDLERS,
     **networks.HANDLERS,
     **sockets.HANDLERS,

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from aions._sys import libc
+from aions._sys import libc, mounts
 from aions._sys.calls import KernelError
 from aions._wire.messages import (
     Done,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aions._worker.loop import Handlers
 
 _CONFIGURATION = ("gai.conf", "host.conf", "hosts", "networks", "nsswitch.conf", "protocols", "resolv.conf", "services")
+_MS_BIND = 0x1000
 _LARGEST = 4 * 1024 * 1024
 
 _DAEMONS = (
@@ -90,7 +91,7 @@ def _unshare_mounts() -> None:
 def _cover(path: str, source: str) -> None:
     """Mount a file over another, if that can be reached."""
     try:
-        libc.bind(source, path)
+        mounts.mount(source, path, None, _MS_BIND, None)
     except KernelError:
         if os.path.exists(path):
             raise
@@ -98,7 +99,7 @@ def _cover(path: str, source: str) -> None:
 
 def _lay_out(files: tuple[str, ...], contents: tuple[str, ...]) -> None:
     """Mount contents over files in /etc."""
-    libc.mount_tmpfs("/tmp")  # noqa: S108  # of this fork alone
+    mounts.mount("aions", "/tmp", "tmpfs", 0, None)  # noqa: S108  # of this fork alone
     for name, content in zip(files, contents, strict=True):
         path = f"/tmp/{name}"  # noqa: S108
         with open(path, "wb", buffering=0) as file:

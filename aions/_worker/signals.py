@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from errno import EPERM, ESRCH
 
+from aions._sys import libc
 from aions._sys.calls import KernelError, call
 
 TYPE_CHECKING = False
@@ -30,6 +31,7 @@ def set_up() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in ALL:
         signal.signal(number, signal.SIG_DFL)
+    libc.restore_internal_signals()
     for name in (*_FROM_TERMINALS, "SIGPIPE"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 
 PATIENCE = 20
 """Seconds after which what should have appeared on the screen is taken never to come."""
@@ -33,9 +32,7 @@ class Screen:
         self.expect("outer> ")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if error is not None:
-            error.add_note(f"On the screen:\n{self.text()}")
+    def __exit__(self, *_exception: object) -> None:
         self._tmux("kill-server")
 
     def _tmux(self, *arguments: str) -> str:
@@ -67,7 +64,7 @@ class Screen:
                 self._seen = found.end()
                 return found
             time.sleep(0.01)
-        raise AssertionError(f"{pattern!r} does not appear")
+        raise AssertionError(f"{pattern!r} does not appear on the screen:\n{self.text()}")
 
     def run(self, line: str, prompt: str) -> str:
         """Have a shell run a line that does not wait for anything, and return what that prints."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -156,11 +154,12 @@ async def test_root_opens_a_worker_with_many_mappings() -> None:
         assert map_of(worker.pid, "setgroups") == ["allow"]
 
 
-@pytest.mark.parametrize("opening", [partial(open_worker, user_mappings=()), partial(open_worker, group_mappings=())])
+@pytest.mark.parametrize("mappings", ["user_mappings", "group_mappings"])
 @on_one_loop
-async def test_mappings_need_a_user_namespace(opening: Callable[..., AbstractAsyncContextManager[Worker]]) -> None:
+async def test_mappings_need_a_user_namespace(mappings: str) -> None:
+    options: dict[str, Any] = {mappings: ()}
     with pytest.raises(ValueError, match=r"add Namespace\.USER"):
-        async with opening(unshare="net"):
+        async with open_worker(unshare="net", **options):
             raise AssertionError
 
 

@@ -325,7 +325,7 @@ async def test_an_app_without_room_for_descriptors(worker: Worker) -> None:
 
 
 async def test_a_worker_without_room_for_descriptors(worker: Worker) -> None:
-    await worker.run_sync(called.leave_room_for_one_descriptor)
+    await worker.run_sync(called.leave_room_for_two_descriptors)
     limits = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
     for act in (lambda: worker.run_process(["true"]), lambda: worker.run_sync(os.getpid, cancellable=True)):
         with refusal(errno.EMFILE, "", named(worker), "RLIMIT_NOFILE"):

@@ -188,8 +188,9 @@ def test_a_background_command_leaves_the_terminal_alone(screen: Screen) -> None:
     screen.expect("^outer> ")
     screen.enter("until jobs -s | grep cat; do sleep 0.05; done")  # it wanted to read
     screen.expect("Stopped")
+    screen.expect("^outer> ")
     screen.enter("fg")
-    screen.expect("cat")
+    screen.expect("unshare -rp cat")
     screen.enter("now")
     screen.expect("^now\nnow")
     screen.keys("C-d")

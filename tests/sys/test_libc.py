@@ -6,12 +6,15 @@ import errno
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 from aions._sys import libc
 from aions._sys.calls import KernelError
 from tests.worker.apart import apart
+
+ROOT = Path(__file__).parents[2]
 
 NET, USER, TIME = 0x40000000, 0x10000000, 0x80
 
@@ -82,3 +85,24 @@ def test_a_subreaper_adopts_orphans() -> None:
         assert os.waitstatus_to_exitcode(status) == 42
 
     apart(reaper)
+
+
+def ignored_signals() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("SigIgn:")), 16)
+
+
+def test_signals_of_the_c_library_get_their_defaults_back() -> None:
+    """posix_spawn(3) leaves them ignored in whatever it starts, and their descendants."""
+    both = 3 << 31
+    program = f"""
+import sys
+sys.path.append({str(ROOT)!r})
+from tests.sys.test_libc import ignored_signals
+from aions._sys import libc
+assert ignored_signals() & {both} == {both}
+libc.restore_internal_signals()
+assert ignored_signals() & {both} == 0
+"""
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", program], os.environ)
+    assert os.waitpid(pid, 0)[1] == 0

@@ -33,6 +33,7 @@ _EVERYDAY = {
     "cancelled sockets": 50,  #        5,000                   100
     "requests in flight": 100,  #     10,000                   100
     "faults": 1,  #                       20                    20
+    "symlink swaps": 1000,  #        100,000 in all            100
 }
 
 
