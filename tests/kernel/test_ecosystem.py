@@ -17,6 +17,10 @@ import pytest
 from aions import Namespace, Worker, open_worker
 from tests.kernel.targets import on_one_loop
 
+on_asyncio = pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]
+)
+
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 
 ADDRESSES = {"IPv4": ("10.0.0.1", "10.0.0.2", 24), "IPv6": ("fd00::1", "fd00::2", 64)}
@@ -102,7 +106,7 @@ async def test_hypercorn_and_httpx() -> None:
 
 
 @pytest.mark.needs("ip")
-@on_one_loop
+@on_asyncio
 async def test_uvicorn_and_aiohttp() -> None:
     async with two_hosts() as (server, client), served_by_uvicorn(server):
         assert await text_by_aiohttp(client, "http://server/") == "hello 10.0.0.2"
@@ -115,7 +119,7 @@ class Anybody(asyncssh.SSHServer):
 
 
 @pytest.mark.needs("ip")
-@on_one_loop
+@on_asyncio
 async def test_asyncssh() -> None:
     async def greet(process: asyncssh.SSHServerProcess[str]) -> None:
         process.stdout.write(f"hello {process.command}")
@@ -132,6 +136,7 @@ async def test_asyncssh() -> None:
                 assert (await connection.run("there")).stdout == "hello there"
 
 
+@pytest.mark.needs("ip")
 @on_one_loop
 async def test_pyroute2() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.NETWORK) as worker:
