@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+from anyio.abc import ByteStream, SocketAttribute
 
 import aions
-from aions import Namespace, Worker
+from aions import Namespace, NamespaceFile, Worker
 from aions._wire import codec
 from aions._wire.messages import Done, Unshare
 from tests.bench import peers
@@ -30,6 +31,15 @@ SETTLING = 0.005
 
 IN_A_ROW = 5
 """So many workers are opened one after the other: each has to wait for what the one before it left to do."""
+
+NETWORKS = 100
+"""So many network namespaces are held, and a socket made in each."""
+
+AT_ONCE = 20
+"""So many tasks make them."""
+
+STREAMED = 4 * 1024 * 1024
+"""Bytes that go through a stream."""
 
 FIRST_USE = Path(__file__).with_name("first_use.py")
 
@@ -139,19 +149,24 @@ def unavailable(*programs: str) -> str | None:
 async def all_cases(backend: Backend) -> AsyncIterator[list[Case]]:
     """Have the cases, with one worker in a network namespace of its own and the peers that need a process."""
     async with AsyncExitStack() as stack:
-        worker = await stack.enter_async_context(aions.open_worker(unshare=Namespace.USER | Namespace.NETWORK))
+        worker = await stack.enter_async_context(aions.open_worker(unshare=Namespace.USER | Namespace.NETWORK, loopback=True))
         echo = stack.enter_context(peers.small_python("echo"))
         forker = stack.enter_context(peers.small_python("fork"))
         there = os.open(f"/proc/{worker.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, there)
         back = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, back)
+        networks = [await worker.new_namespace("net", loopback=True) for _ in range(NETWORKS)]
+        for network in networks:
+            stack.callback(network.close)
         yield [
             *light_cases(worker, echo, there, back),
             *opening_cases(forker),
             *running_cases(worker),
             *starting_cases(backend),
             *furnishing_cases(),
+            *network_cases(worker, networks, back),
+            stream_case(await stack.enter_async_context(echoing(worker)), await stack.enter_async_context(echoing(None))),
         ]
 
 
@@ -276,3 +291,80 @@ async def run_furnished(with_overlay: bool) -> None:
     mounts = [aions.Bind("/", "/", read_only=True), aions.Proc(), aions.Dev(), aions.Tmpfs("/tmp"), *overlay]
     async with aions.open_worker(unshare=kinds, hostname="inside", mounts=mounts) as worker:
         await worker.run_process(["true"])
+
+
+def network_cases(worker: Worker, networks: list[NamespaceFile], back: int) -> list[Case]:
+    """One worker and many network namespaces, against a thread that makes them and goes to them."""
+    no_root = None if os.geteuid() == 0 else "only root may setns without a user namespace"
+    return [
+        Case(
+            "new_namespace(NETWORK)",
+            settling(timed(partial(make_network, worker))),
+            "thread: unshare, open, setns back",
+            settling(blocking(partial(peers.new_network, back))),
+            aim=1.2,
+            left_out=no_root,
+        ),
+        Case(
+            f"a socket in each of {NETWORKS} networks",
+            timed(partial(sockets_in_each, worker, networks)),
+            "thread: setns, socket, setns back",
+            blocking(partial(peers.sockets_by_setns, [network.fileno() for network in networks], back)),
+            aim=3,
+            left_out=no_root,
+        ),
+    ]
+
+
+async def make_network(worker: Worker) -> None:
+    (await worker.new_namespace("net")).close()
+
+
+async def sockets_in_each(worker: Worker, networks: list[NamespaceFile]) -> None:
+    remaining, sockets = iter(networks), []
+
+    async def take() -> None:
+        for network in remaining:
+            sockets.append(await worker.socket(namespace=network))  # noqa: PERF401
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(AT_ONCE):
+            tasks.start_soon(take)
+    for sock in sockets:
+        sock.close()
+
+
+@asynccontextmanager
+async def echoing(worker: Worker | None) -> AsyncIterator[ByteStream]:
+    """Have a TCP stream to something that sends all back: where a worker is, or by anyio alone."""
+    there = worker or anyio
+    async with await there.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, send_back)
+        async with await there.connect_tcp("127.0.0.1", listener.extra(SocketAttribute.local_port)) as stream:
+            yield stream
+        tasks.cancel_scope.cancel()
+
+
+async def send_back(stream: ByteStream) -> None:
+    async with stream:
+        async for data in stream:
+            await stream.send(data)
+
+
+async def stream_through(stream: ByteStream) -> None:
+    data = bytes(65536)
+    for _ in range(STREAMED // len(data)):
+        await stream.send(data)
+        left = len(data)
+        while left:
+            left -= len(await stream.receive())
+
+
+def stream_case(ours: ByteStream, theirs: ByteStream) -> Case:
+    return Case(
+        "4 MiB there and back by TCP",
+        timed(partial(stream_through, ours)),
+        "anyio without namespaces",
+        timed(partial(stream_through, theirs)),
+        aim=1.1,
+    )
