@@ -24,6 +24,7 @@ from aions._app.current import (
     write_group_mappings,
     write_user_mappings,
 )
+from aions._app.identity import Identity
 from aions._app.opening import open_worker
 from aions._app.processes import Process
 from aions._app.worker import Worker
@@ -34,6 +35,7 @@ __all__ = [
     "AionsError",
     "Clock",
     "GroupMapping",
+    "Identity",
     "Namespace",
     "NamespaceID",
     "Process",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from aions._app import identity, membership, preloading
+from aions._app import maps, membership, preloading
 from aions._app.current import being_current
-from aions._app.home import current_home
+from aions._app.home import Home, current_home
+from aions._app.identity import Identity, IdentityLike
 from aions._app.link import Link
 from aions._app.worker import Worker
-from aions._types import GroupMapping, Namespace, Namespaces, UserMapping, combine
+from aions._types import Namespace, Namespaces, combine
 from aions._wire.messages import Done, SetPropagation
 
 _MS_PRIVATE = 1 << 18
@@ -20,8 +21,7 @@ _MS_PRIVATE = 1 << 18
 async def open_worker(
     *,
     unshare: Namespaces = (),
-    user_mappings: Iterable[UserMapping] | None = None,
-    group_mappings: Iterable[GroupMapping] | None = None,
+    identity: IdentityLike = Identity.root,
     preload: Iterable[str] = (),
 ) -> AsyncGenerator[Worker]:
     """Open a worker for the length of an `async with` block, in which it is the current worker.
@@ -29,29 +29,28 @@ async def open_worker(
     Args:
         unshare: the new namespaces that it is to be in. With PID it is the first process of its pid namespace, and collects
             orphans there. With MOUNT nothing that is mounted inside shows outside.
-        user_mappings: with USER, the uid map. None makes the app's user root inside; an empty one leaves the map unwritten.
-        group_mappings: the same for groups. setgroups(2) is forbidden inside only where the kernel asks for it.
+        identity: with USER, who the app is inside: an `Identity`, or a function that makes one then. If 0 is mapped inside, the
+            worker is root there; other groups of the app's are dropped where setgroups(2) is allowed.
         preload: names of modules that this worker is to have imported from the start, for `run_sync`; and all that are opened
             after it in this event loop. They are imported once, in the forkserver, which is kept busy for as long.
 
     Raises:
-        AionsError: a module to preload starts threads. Whatever else importing it raises.
-        ValueError: mappings without USER; mappings that no kernel takes.
+        ValueError: an identity without USER, or one that maps ids which are not there. Nothing was written.
+        AionsError: `Identity.subordinate` finds no ids; a module to preload starts threads. Whatever else importing it raises.
         OSError: whatever `Worker.unshare` and `Worker.write_user_mappings` raise. Nothing half-made remains.
 
     When the block is left, everything that was started inside is killed, and the namespaces go, unless something outside holds
     them. The same happens when the app ends, whatever ends it.
     """
     kinds = _kinds(unshare)
-    if Namespace.USER not in kinds and (user_mappings is not None or group_mappings is not None):
-        raise ValueError("mappings are for a new user namespace: add Namespace.USER to unshare")
+    who = _identity(kinds, identity)
     async with AsyncExitStack() as stack:
         home = current_home()
         await preloading.preload(home, preload)
         link = await home.fork()
         stack.push_async_callback(link.aclose, meanwhile=home.fork_in_advance)
         if kinds:
-            await _move(link, kinds, user_mappings, group_mappings)
+            await _move(home, link, kinds, who)
         if kinds & (Namespace.PID | Namespace.TIME):
             link = await link.fork()  # these two are for children
             stack.push_async_callback(link.aclose)
@@ -68,14 +67,20 @@ def _kinds(unshare: Namespaces) -> Namespace:
     return combine(unshare) if unshare else Namespace(0)
 
 
-async def _move(
-    link: Link,
-    kinds: Namespace,
-    user_mappings: Iterable[UserMapping] | None,
-    group_mappings: Iterable[GroupMapping] | None,
-) -> None:
+def _identity(kinds: Namespace, identity: IdentityLike) -> Identity:
+    if Namespace.USER in kinds:
+        return maps.in_parent(identity if isinstance(identity, Identity) else identity())
+    if identity != Identity.root:
+        raise ValueError("an identity is for a new user namespace: add Namespace.USER to unshare")
+    return Identity()
+
+
+async def _move(home: Home, link: Link, kinds: Namespace, identity: Identity) -> None:
+    async def launch() -> Worker:
+        return Worker(await home.fork())
+
     await membership.unshare(link, kinds)
     if Namespace.USER in kinds:
-        await identity.write_as_asked(link, user_mappings, group_mappings)
+        await maps.assume(link, identity, launch)
     if Namespace.MOUNT in kinds:
         await link.call(SetPropagation(_MS_PRIVATE), Done)

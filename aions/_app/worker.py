@@ -10,7 +10,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
 
-from aions._app import functions, identity, membership, processes
+from aions._app import functions, maps, membership, processes
 from aions._app.link import Link
 from aions._app.membership import HasFileno
 from aions._app.processes import Process, Stream, StrOrBytesPath
@@ -127,7 +127,7 @@ class Worker:
 
         Kernel: user_namespaces(7).
         """
-        await identity.write(self._link, pid, "uid_map", mappings)
+        await maps.write(self._link, pid, "uid_map", mappings)
 
     async def write_group_mappings(
         self, pid: int | None, mappings: Iterable[GroupMapping], deny_setgroups: bool = False
@@ -145,7 +145,7 @@ class Worker:
 
         Kernel: user_namespaces(7).
         """
-        await identity.write(self._link, pid, "gid_map", mappings, deny_setgroups)
+        await maps.write(self._link, pid, "gid_map", mappings, deny_setgroups)
 
     async def set_clock_offset(self, clock: Clock, seconds: int, nanoseconds: int = 0) -> None:
         """Set a clock of the time namespace that the worker has unshared, before anything runs in it.

@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 
-from aions import Namespace, Worker, open_worker
+from aions import Identity, Namespace, Worker, open_worker
 from aions._cli.command import run as run_command
 from aions._cli.ending import Ended
 from aions._cli.options import NAMESPACES, Options, chosen, id_number, signal_number
@@ -39,9 +39,10 @@ def add_options(options: Options) -> None:
 async def run(options: argparse.Namespace) -> Ended:
     """Run a command in new namespaces. Without --map-root-user a new user namespace has no mappings, as in unshare(1)."""
     namespaces = _namespaces(options)
-    unmapped = () if Namespace.USER in namespaces and not options.map_root_user else None
+    unmapped = Namespace.USER in namespaces and not options.map_root_user
+    identity = Identity() if unmapped else Identity.root
     preload = [] if options.root is None else ["aions._worker.commands"]  # while the worker can see it
-    async with open_worker(unshare=namespaces, user_mappings=unmapped, group_mappings=unmapped, preload=preload) as worker:
+    async with open_worker(unshare=namespaces, identity=identity, preload=preload) as worker:
         await _prepare(worker, options)
         return await run_command(
             worker,

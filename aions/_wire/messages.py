@@ -56,7 +56,7 @@ class GetNamespaceID(Request):
 
 
 class WriteMap(Request):
-    """Write `file` ("uid_map" or "gid_map") of a process in one write; where wanted, its setgroups before that."""
+    """Write `file` ("uid_map", "gid_map" or "setgroups") of a process in one write; where wanted, "deny" to setgroups first."""
 
     pid: int
     file: str
@@ -124,6 +124,10 @@ class CallFunction(Request):
     main: str | None
     call: str
     long_call: tuple[Descriptor, ...]
+
+
+class BecomeRoot(Request):
+    """Take user and group 0, where they are mapped, and drop the supplementary groups, where that is allowed."""
 
 
 class Done(Reply):

@@ -1,0 +1,103 @@
+"""Writing id maps: done by whichever process the kernel lets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from aions._app import id_maps, newidmap
+from aions._app.connection import Connection
+from aions._app.identity import Identity
+from aions._app.link import Link
+from aions._app.newidmap import Launch
+from aions._types import GroupMapping, UserMapping
+from aions._wire.messages import BecomeRoot, Done, WriteMap
+
+
+async def write(
+    worker: Link, pid: int | None, file: str, mappings: Iterable[UserMapping], deny_setgroups: bool = False
+) -> None:
+    """Write one map of a process, of the worker itself where pid is None.
+
+    KERNEL: the writer must be in the namespace itself or in its parent, and it is the opener's namespace that counts. From the
+    parent it may map what it has the capability for; from inside, one id at the most. So the forkserver tries first, then the
+    workers that this one was forked from, then the worker itself. A refused write leaves no trace, and can be tried again.
+    """
+    worker.check_open()
+    await _write(worker, WriteMap(worker.child.pid if pid is None else pid, file, id_maps.map_text(mappings), deny_setgroups))
+
+
+async def _write(worker: Link, request: WriteMap) -> None:
+    refused: PermissionError | None = None
+    for writer in (worker.forkserver, *_lineage(worker)):
+        try:
+            await writer.call(request, Done)
+            return
+        except PermissionError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _lineage(worker: Link) -> Iterator[Connection]:
+    """Yield the workers that this one was forked from and that are open, the nearest first, then itself."""
+    ancestor = worker.parent
+    while ancestor is not None:
+        if not ancestor.closed:
+            yield ancestor
+        ancestor = ancestor.parent
+    yield worker
+
+
+def in_parent(identity: Identity) -> Identity:
+    """Fit an identity to the app's own user namespace, the parent of the one that it is for.
+
+    Raises:
+        ValueError: it maps ids that are not there, or is too long once it is split.
+    """
+    return Identity(
+        id_maps.fitted(identity.user_mappings, id_maps.read_own("uid_map", UserMapping)),
+        id_maps.fitted(identity.group_mappings, id_maps.read_own("gid_map", GroupMapping)),
+        identity.setgroups,
+    )
+
+
+async def assume(worker: Link, identity: Identity, launch: Launch) -> None:
+    """Give a worker that has just made a user namespace its identity.
+
+    Args:
+        worker: a child of the forkserver.
+        identity: as `in_parent` makes it.
+        launch: forks a worker where the app is, for newuidmap(1) and newgidmap(1), should they be needed.
+    """
+    if identity.user_mappings:
+        await _write_here(worker, "uid_map", identity.user_mappings, launch)
+    if identity.group_mappings:
+        await _write_groups(worker, identity, launch)
+    await worker.call(BecomeRoot(), Done)
+
+
+async def _write_groups(worker: Link, identity: Identity, launch: Launch) -> None:
+    """Write the gid map, forbidding setgroups where that is asked for, or where one group cannot be mapped otherwise."""
+    mappings = identity.group_mappings
+    if identity.setgroups is False:
+        await _write(worker, WriteMap(worker.child.pid, "setgroups", "deny", False))
+    try:
+        await _write_here(worker, "gid_map", mappings, launch)
+    except PermissionError:
+        if identity.setgroups is not None or not _is_one_id(mappings):
+            raise
+        await write(worker, None, "gid_map", mappings, deny_setgroups=True)
+
+
+async def _write_here(worker: Link, file: str, mappings: Sequence[UserMapping], launch: Launch) -> None:
+    """Write one map; where the plain way is not allowed and it is about more than one id, with the help of a setuid program."""
+    try:
+        await write(worker, None, file, mappings)
+    except PermissionError as error:
+        if _is_one_id(mappings):
+            raise
+        await newidmap.write(worker, file, mappings, launch, error)
+
+
+def _is_one_id(mappings: Sequence[UserMapping]) -> bool:
+    return len(mappings) == 1 and mappings[0].count == 1
