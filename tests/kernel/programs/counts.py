@@ -29,6 +29,7 @@ _EVERYDAY = {
     "commands at once": 10,  #           100                    10
     "kill orders": 2,  #                 100                    50
     "quiet forks": 30,  #              1,000                    34
+    "id maps": 2000,  #                  100,000 (in all)       50
     "faults": 1,  #                       20                    20
 }
 
