@@ -70,9 +70,31 @@ def _pieces(mapping: M, extents: list[tuple[int, int]]) -> Iterator[M]:
         done += count
 
 
+_NO_ID = 2**32 - 1
+"""What the kernel writes for an outside id that whoever reads the map has no number for."""
+
+
 def parse(text: str, kind: type[M]) -> list[M]:
-    """Read what uid_map and gid_map say."""
-    return [kind(*map(int, line.split())) for line in text.splitlines()]
+    """Read what uid_map and gid_map say, but for mappings to what the reader does not know."""
+    lines = (map(int, line.split()) for line in text.splitlines())
+    return [kind(inside, outside, count) for inside, outside, count in lines if outside != _NO_ID]
+
+
+def outward(mappings: Iterable[UserMapping], number: int) -> int | None:
+    """Translate an id inside to that outside; None where there is none."""
+    return _translated(((mapping.inside, mapping.outside, mapping.count) for mapping in mappings), number)
+
+
+def inward(mappings: Iterable[UserMapping], number: int) -> int | None:
+    """Translate an id outside to that inside; None where there is none."""
+    return _translated(((mapping.outside, mapping.inside, mapping.count) for mapping in mappings), number)
+
+
+def _translated(extents: Iterable[tuple[int, int, int]], number: int) -> int | None:
+    for start, to, count in extents:
+        if start <= number < start + count:
+            return to + number - start
+    return None
 
 
 def read_own(file: str, kind: type[M]) -> list[M]:

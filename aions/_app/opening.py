@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from aions._app import maps, membership, preloading
+from aions._app import credentials, maps, membership, preloading
+from aions._app.capabilities import Capabilities
 from aions._app.current import being_current
 from aions._app.home import Home, current_home
 from aions._app.identity import Identity, IdentityLike
@@ -22,6 +23,9 @@ async def open_worker(
     *,
     unshare: Namespaces = (),
     identity: IdentityLike = Identity.root,
+    capabilities: Capabilities | None = None,
+    keep_capabilities: bool = False,
+    no_new_privs: bool = False,
     preload: Iterable[str] = (),
 ) -> AsyncGenerator[Worker]:
     """Open a worker for the length of an `async with` block, in which it is the current worker.
@@ -31,6 +35,9 @@ async def open_worker(
             orphans there. With MOUNT nothing that is mounted inside shows outside.
         identity: with USER, who the app is inside: an `Identity`, or a function that makes one then. If 0 is mapped inside, the
             worker is root there; other groups of the app's are dropped where setgroups(2) is allowed.
+        capabilities: the only ones that may be left, as for `Worker.restrict`, which is called last.
+        keep_capabilities: let commands that are not root keep them.
+        no_new_privs: let no program give more.
         preload: names of modules that this worker is to have imported from the start, for `run_sync`; and all that are opened
             after it in this event loop. They are imported once, in the forkserver, which is kept busy for as long.
 
@@ -54,6 +61,8 @@ async def open_worker(
         if kinds & (Namespace.PID | Namespace.TIME):
             link = await link.fork()  # these two are for children
             stack.push_async_callback(link.aclose)
+        if (capabilities, keep_capabilities, no_new_privs) != (None, False, False):
+            await credentials.restrict(link, capabilities, keep_capabilities, no_new_privs)
         worker = Worker(link)
         with being_current(home, worker):
             yield worker

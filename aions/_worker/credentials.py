@@ -1,14 +1,14 @@
-"""Who this process is: its ids and its groups."""
+"""Who this process is, its ids and its groups; and what /proc says of others."""
 
 from __future__ import annotations
 
 import os
 from errno import EINVAL, EPERM
 
-from aions._sys import libc
+from aions._sys import libc, namespaces
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, call
-from aions._wire.messages import BecomeRoot, Done
+from aions._wire.messages import BecomeRoot, Contents, Done, GetOwnerUID, GetRelatedNamespace, Identified, ReadProcess, User
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,18 @@ ROOT = (0, 0, 0)
 
 
 def become_root(server: Server, _request: BecomeRoot) -> Done:
+    take_root(server)
+    server.end_with_parent()
+    return Done()
+
+
+def user_namespace(server: Server) -> str:
+    """Return the name of the user namespace that this process is in."""
+    return os.readlink("self/ns/user", dir_fd=server.home.proc)
+
+
+def take_root(server: Server) -> None:
+    """Become user and group 0, if they are mapped, without other groups, if that is allowed."""
     dumpable = libc.is_dumpable()
     drop_groups(server)
     if os.getresgid() != ROOT:
@@ -28,8 +40,6 @@ def become_root(server: Server, _request: BecomeRoot) -> Done:
         _take("setresuid", os.setresuid)
     if libc.is_dumpable() != dumpable:
         libc.set_dumpable(dumpable)
-    server.end_with_parent()
-    return Done()
 
 
 def drop_groups(server: Server) -> None:
@@ -51,4 +61,22 @@ def _unless(number: int, function: Callable[[], None]) -> None:
             raise
 
 
-HANDLERS: Handlers = {"BecomeRoot": become_root}
+def read_process(server: Server, request: ReadProcess) -> Contents:
+    pid = "self" if request.pid is None else request.pid
+    return Contents(procfs.read(server.home.proc, f"{pid}/{request.file}"))
+
+
+def get_related_namespace(server: Server, request: GetRelatedNamespace) -> Identified:
+    return Identified(*namespaces.identify_related(server.home.proc, request.pid, request.namespace, request.relation))
+
+
+def get_owner_uid(server: Server, request: GetOwnerUID) -> User:
+    return User(namespaces.owner_uid(server.home.proc, request.pid))
+
+
+HANDLERS: Handlers = {
+    "BecomeRoot": become_root,
+    "GetOwnerUID": get_owner_uid,
+    "GetRelatedNamespace": get_related_namespace,
+    "ReadProcess": read_process,
+}

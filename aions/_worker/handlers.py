@@ -12,7 +12,7 @@ from aions._sys.calls import KernelError, Log, call
 from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
 from aions._wire.messages import Done, Identified, Opened, Started
-from aions._worker import credentials
+from aions._worker import credentials, privileges
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server
 from aions._worker.signals import kill_all
@@ -112,7 +112,10 @@ def set_namespace(server: Server, request: messages.SetNamespace) -> Done:
     preload()
     if request.namespaces & (CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWTIME) or request.namespaces == 0:
         wait_for_single_thread(server)
+    before = credentials.user_namespace(server)
     with_threads_named(server, libc.setns, request.target, request.namespaces)
+    if not request.preserve_credentials and credentials.user_namespace(server) != before:
+        credentials.take_root(server)
     server.end_with_parent()
     return Done()
 
@@ -187,6 +190,7 @@ def call_function(server: Server, request: messages.CallFunction) -> messages.Ca
 
 HANDLERS: Handlers = {
     **credentials.HANDLERS,
+    **privileges.HANDLERS,
     "CallFunction": call_function,
     "Fork": fork,
     "GetNamespaceID": get_namespace_id,
