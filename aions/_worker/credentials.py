@@ -61,6 +61,16 @@ def _unless(number: int, function: Callable[[], None]) -> None:
             raise
 
 
+def hindrance(server: Server) -> str | None:
+    """Say what about this process may be why it was refused a namespace."""
+    proc = server.home.proc
+    if not procfs.read(proc, "self/uid_map") or not procfs.read(proc, "self/gid_map"):
+        return "The worker is in a user namespace whose uid or gid map is not written."
+    if "\nSeccomp:\t2\n" in procfs.read(proc, "self/status"):
+        return "A seccomp filter is in force in the worker."
+    return None
+
+
 def read_process(server: Server, request: ReadProcess) -> Contents:
     pid = "self" if request.pid is None else request.pid
     return Contents(procfs.read(server.home.proc, f"{pid}/{request.file}"))

@@ -103,7 +103,11 @@ def started(server: Server, pid: int) -> Started:
 def unshare(server: Server, request: messages.Unshare) -> Done:
     if request.namespaces & CLONE_NEWUSER:
         wait_for_single_thread(server)
-    with_threads_named(server, libc.unshare, request.namespaces)
+    try:
+        with_threads_named(server, libc.unshare, request.namespaces)
+    except KernelError as error:
+        error.hint = error.hint or credentials.hindrance(server)
+        raise
     server.end_with_parent()
     return Done()
 
