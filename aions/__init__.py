@@ -35,6 +35,8 @@ from aions._app.current import (
     write_group_mappings,
     write_user_mappings,
 )
+from aions._app.diagnosis import diagnose
+from aions._app.findings import Finding, Verdict
 from aions._app.identity import Identity
 from aions._app.opening import open_worker
 from aions._app.processes import Process
@@ -47,6 +49,7 @@ __all__ = [
     "Capability",
     "Clock",
     "Credentials",
+    "Finding",
     "GroupMapping",
     "Identity",
     "Namespace",
@@ -54,9 +57,11 @@ __all__ = [
     "Process",
     "ProtocolError",
     "UserMapping",
+    "Verdict",
     "Worker",
     "WorkerDied",
     "current_worker",
+    "diagnose",
     "enter_namespace",
     "get_credentials",
     "get_namespace_id",

@@ -14,6 +14,7 @@ from aions._cli.options import NAMESPACES, Options, id_number
 from aions._cli.plan import Joined, Plan, opened
 
 WHAT = "run a command in the namespaces of a process"
+USAGE = "[options] [--] [COMMAND …]"
 EPILOG = "Where the user namespace is entered, the command is root there, unless --setuid and --setgid say otherwise."
 
 
@@ -64,12 +65,12 @@ async def _open(worker: Worker, path: str | None) -> int | None:
 async def _enter(worker: Worker, plan: Plan) -> None:
     refused = [each for each in plan.others if not await _entered(worker, each)]
     for descriptor, namespaces in (*plan.user_namespace, *refused):
-        await worker.set_namespace(descriptor, namespaces)
+        await worker.set_namespace(descriptor, namespaces, preserve_credentials=True)
 
 
 async def _entered(worker: Worker, joined: Joined) -> bool:
     try:
-        await worker.set_namespace(*joined)
+        await worker.set_namespace(*joined, preserve_credentials=True)
     except PermissionError:
         return False
     return True

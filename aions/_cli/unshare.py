@@ -12,6 +12,7 @@ from aions._cli.ending import Ended
 from aions._cli.options import NAMESPACES, Options, chosen, id_number, signal_number
 
 WHAT = "run a command in new namespaces"
+USAGE = "[options] [--] [COMMAND …]"
 EPILOG = "With --pid the command is a child of process 1, which collects orphans. With --mount no mount shows outside."
 
 

@@ -1,0 +1,45 @@
+"""What a diagnosis consists of."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Verdict(enum.Enum):
+    """How well something works here."""
+
+    OK = "ok"
+    LIMITED = "limited"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out about one thing: how well it works, why, and what mends it (a command, mostly)."""
+
+    subject: str
+    verdict: Verdict
+    why: str
+    remedy: str | None = None
+
+
+def ok(subject: str, why: str) -> Finding:
+    return Finding(subject, Verdict.OK, why)
+
+
+def limited(subject: str, why: str, remedy: str | None = None) -> Finding:
+    return Finding(subject, Verdict.LIMITED, why, remedy)
+
+
+def missing(subject: str, why: str, remedy: str | None = None) -> Finding:
+    return Finding(subject, Verdict.MISSING, why, remedy)
+
+
+def refused(subject: str, error: Exception, remedy: str | None = None) -> Finding:
+    """Make a finding of an error: of what its notes say, where it has any."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    if remedy is None:
+        remedy = next((note.removeprefix("Remedy: ") for note in notes if note.startswith("Remedy: ")), None)
+    why = [note for note in notes if not note.startswith("Remedy: ")]
+    return missing(subject, " ".join([f"{error}.", *why]), remedy)
