@@ -37,9 +37,11 @@ def missing(subject: str, why: str, remedy: str | None = None) -> Finding:
 
 
 def refused(subject: str, error: Exception, remedy: str | None = None) -> Finding:
-    """Make a finding of an error: of what its notes say, where it has any."""
+    """Make a finding of an error: of the call that its notes name, why it was refused, and what helps."""
     notes: list[str] = getattr(error, "__notes__", [])
-    if remedy is None:
-        remedy = next((note.removeprefix("Remedy: ") for note in notes if note.startswith("Remedy: ")), None)
-    why = [note for note in notes if not note.startswith("Remedy: ")]
-    return missing(subject, " ".join([f"{error}.", *why]), remedy)
+    remedies = [note.removeprefix("Remedy: ") for note in notes if note.startswith("Remedy: ")]
+    reasons = [note.removeprefix("Probable cause: ") for note in notes[1:] if not note.startswith("Remedy: ")]
+    said = str(error)
+    if isinstance(error, OSError) and notes:
+        said = f"{notes[0].partition(' was refused in ')[0]}: {error.strerror}."
+    return missing(subject, " ".join([said, *reasons]), remedy or next(iter(remedies), None))
