@@ -7,11 +7,13 @@ import os
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from aions import GroupMapping, Identity, Namespace, UserMapping, Worker, get_owner_uid, open_worker
 from tests.kernel.explained import refusal
+from tests.kernel.scripts import run_script
 from tests.kernel.targets import name_of, on_one_loop, target
 
 pytestmark = on_one_loop
@@ -63,6 +65,22 @@ async def test_ids_are_translated_by_way_of_the_app() -> None:
             for stranger in (4, 4321):
                 assert await inner.translate_user_id(stranger, None, app) is None
                 assert await inner.translate_user_id(stranger, pid, None) is None
+
+
+async def test_the_app_may_be_in_a_user_namespace_itself(tmp_path: Path) -> None:
+    program = """
+        import os
+        import anyio
+        from aions import Identity, Namespace, UserMapping, open_worker
+
+        async def main():
+            async with open_worker(unshare=Namespace.USER, identity=Identity([UserMapping(9, 5, 1)])) as worker:
+                print(await worker.translate_user_id(5, os.getpid(), None))
+                print(await worker.translate_user_id(9, None, os.getpid()))
+
+        anyio.run(main)
+        """
+    assert run_script(tmp_path, program, under=["unshare", "--user", "--map-user", "5"]) == ["9", "5"]
 
 
 async def test_the_owner_of_a_user_namespace_is_who_made_it() -> None:
