@@ -80,7 +80,7 @@ async def test_the_app_may_be_in_a_user_namespace_itself(tmp_path: Path) -> None
 
         anyio.run(main)
         """
-    assert run_script(tmp_path, program, under=["unshare", "--user", "--map-user", "5"]) == ["9", "5"]
+    assert run_script(tmp_path, program, under=["unshare", "--user", "--map-user", "5", "--map-group", "6"]) == ["9", "5"]
 
 
 async def test_the_owner_of_a_user_namespace_is_who_made_it() -> None:
