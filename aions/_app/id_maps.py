@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TypeVar
 
 from aions._types import UserMapping
@@ -48,14 +47,14 @@ def _check_size(mappings: list[UserMapping], lines: list[str]) -> None:
             raise ValueError(f"{total}: from {mapping!r} on, beyond the kernel's {_MAX_LINES} lines and {_MAX_BYTES} bytes")
 
 
-def fitted(mappings: Iterable[M], parent: Sequence[UserMapping]) -> list[M]:
+def fitted(mappings: Iterable[M], parent: Sequence[UserMapping]) -> tuple[M, ...]:
     """Split mappings where they cross from one mapping of the parent namespace's into the next: the kernel does not.
 
     Raises:
         ValueError: outside ids that the parent namespace has not.
     """
     extents = sorted((extent.inside, extent.inside + extent.count) for extent in parent)
-    return [piece for mapping in mappings for piece in _pieces(mapping, extents)]
+    return tuple(piece for mapping in mappings for piece in _pieces(mapping, extents))
 
 
 def _pieces(mapping: M, extents: list[tuple[int, int]]) -> Iterator[M]:
@@ -99,4 +98,5 @@ def _translated(extents: Iterable[tuple[int, int, int]], number: int) -> int | N
 
 def read_own(file: str, kind: type[M]) -> list[M]:
     """Read the map of the app's own user namespace: "uid_map" or "gid_map"."""
-    return parse(Path("/proc/self", file).read_text(), kind)
+    with open(f"/proc/self/{file}") as map_file:
+        return parse(map_file.read(), kind)

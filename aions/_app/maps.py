@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from aions._app import id_maps, newidmap
@@ -54,11 +55,11 @@ def in_parent(identity: Identity) -> Identity:
     Raises:
         ValueError: it maps ids that are not there, or is too long once it is split.
     """
-    return Identity(
-        id_maps.fitted(identity.user_mappings, id_maps.read_own("uid_map", UserMapping)),
-        id_maps.fitted(identity.group_mappings, id_maps.read_own("gid_map", GroupMapping)),
-        identity.setgroups,
-    )
+    users = id_maps.fitted(identity.user_mappings, id_maps.read_own("uid_map", UserMapping))
+    groups = id_maps.fitted(identity.group_mappings, id_maps.read_own("gid_map", GroupMapping))
+    if (users, groups) == (identity.user_mappings, identity.group_mappings):
+        return identity
+    return Identity(users, groups, identity.setgroups)
 
 
 async def assume(worker: Link, identity: Identity, launch: Launch) -> None:
@@ -71,13 +72,22 @@ async def assume(worker: Link, identity: Identity, launch: Launch) -> None:
     """
     if identity.user_mappings:
         await _write_here(worker, "uid_map", identity.user_mappings, launch)
-    if identity.group_mappings:
-        await _write_groups(worker, identity, launch)
-    await worker.call(BecomeRoot(), Done)
+    setgroups = await _write_groups(worker, identity, launch) if identity.group_mappings else False
+    if not _is_root(identity) or (setgroups and set(os.getgroups()) - {os.getegid()}):
+        await worker.call(BecomeRoot(), Done)
 
 
-async def _write_groups(worker: Link, identity: Identity, launch: Launch) -> None:
-    """Write the gid map, forbidding setgroups where that is asked for, or where one group cannot be mapped otherwise."""
+def _is_root(identity: Identity) -> bool:
+    """Whether its maps alone make root of who the app is."""
+    users = {id_maps.inward(identity.user_mappings, user) for user in os.getresuid()}
+    return users | {id_maps.inward(identity.group_mappings, group) for group in os.getresgid()} == {0}
+
+
+async def _write_groups(worker: Link, identity: Identity, launch: Launch) -> bool:
+    """Write the gid map; return whether setgroups is allowed.
+
+    It is forbidden where that is asked for, or where one group cannot be mapped otherwise.
+    """
     mappings = identity.group_mappings
     if identity.setgroups is False:
         await _write(worker, WriteMap(worker.child.pid, "setgroups", "deny", False))
@@ -87,6 +97,8 @@ async def _write_groups(worker: Link, identity: Identity, launch: Launch) -> Non
         if identity.setgroups is not None or not _is_one_id(mappings):
             raise
         await write(worker, None, "gid_map", mappings, deny_setgroups=True)
+        return False
+    return identity.setgroups is not False
 
 
 async def _write_here(worker: Link, file: str, mappings: Sequence[UserMapping], launch: Launch) -> None:

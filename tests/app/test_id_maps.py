@@ -101,7 +101,7 @@ PARENT = [UserMapping(0, 1000, 1), UserMapping(1, 100_000, 99), UserMapping(100,
 def test_a_mapping_is_split_where_one_of_the_parents_ends(mapping: tuple[int, ...], pieces: list[tuple[int, ...]]) -> None:
     for kind in (UserMapping, GroupMapping):
         for parent in (PARENT, PARENT[::-1]):
-            assert fitted([kind(*mapping)], parent) == [kind(*piece) for piece in pieces]
+            assert fitted([kind(*mapping)], parent) == tuple(kind(*piece) for piece in pieces)
 
 
 @pytest.mark.parametrize(("mapping", "hole"), [((0, 110, 1), 110), ((0, 0, 201), 110), ((0, 199, 2), 199), ((0, 200, 6), 205)])

@@ -124,6 +124,7 @@ async def test_subordinate_ids_are_mapped_as_by_unshare() -> None:
     ours = await seen_with(Identity.subordinate)
     assert in_order(ours) == in_order(seen_with_unshare("--map-root-user", *options))
     assert ours.setgroups == "allow"
+    assert (await seen_with(dataclasses.replace(Identity.subordinate(), setgroups=False))).setgroups == "deny"
     at_1000 = await seen_with(Identity.subordinate(user=1000, group=1000))
     assert in_order(at_1000).user_map[:3] == ["0", str(numbers["user"].start), "1000"]
 
