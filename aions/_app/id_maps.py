@@ -79,6 +79,15 @@ def parse(text: str, kind: type[M]) -> list[M]:
     return [kind(inside, outside, count) for inside, outside, count in lines if outside != _NO_ID]
 
 
+def paired(insides: Iterator[range], outsides: Iterator[range]) -> Iterator[tuple[int, int, int]]:
+    """Give ids inside to ids outside, both in their order, until one side has no more."""
+    inside = outside = range(0)
+    while (inside := inside or next(insides, range(0))) and (outside := outside or next(outsides, range(0))):
+        count = min(len(inside), len(outside))
+        yield inside.start, outside.start, count
+        inside, outside = inside[count:], outside[count:]
+
+
 def outward(mappings: Iterable[UserMapping], number: int) -> int | None:
     """Translate an id inside to that outside; None where there is none."""
     return _translated(((mapping.inside, mapping.outside, mapping.count) for mapping in mappings), number)

@@ -104,10 +104,12 @@ def _as_they_are(extents: Iterable[M]) -> Iterator[M]:
 def _beside(own: M, ranges: Iterable[range]) -> Iterator[M]:
     """Map ranges to the numbers from 0 up that a single mapped id leaves free. Its outside id may be in a range, too."""
     yield own
-    inside = 0
-    for part in subordinate.without(ranges, range(own.outside, own.outside + 1)):
-        below = max(0, min(len(part), own.inside - inside))
-        for outside in filter(None, (part[:below], part[below:])):
-            inside += inside == own.inside
-            yield type(own)(inside, outside.start, len(outside))
-            inside += len(outside)
+    yield from around(own, range(subordinate.END), ranges)
+
+
+def around(own: M, inside: range, outside: Iterable[range]) -> Iterator[M]:
+    """Map one range to others, both in their order, leaving out what a single mapped id takes on either side."""
+    free = subordinate.without([inside], range(own.inside, own.inside + 1))
+    others = subordinate.without(outside, range(own.outside, own.outside + 1))
+    for numbers in id_maps.paired(free, others):
+        yield type(own)(*numbers)

@@ -72,15 +72,17 @@ async def assume(worker: Link, identity: Identity, launch: Launch) -> None:
     """
     if identity.user_mappings:
         await _write_here(worker, "uid_map", identity.user_mappings, launch)
+    if identity.setgroups is False:
+        await _write(worker, WriteMap(worker.child.pid, "setgroups", "deny", False))
     setgroups = await _write_groups(worker, identity, launch) if identity.group_mappings else False
-    if not _is_root(identity) or (setgroups and set(os.getgroups()) - {os.getegid()}):
-        await worker.call(BecomeRoot(), Done)
+    users, groups = _inside(identity.user_mappings, os.getresuid()), _inside(identity.group_mappings, os.getresgid())
+    if None in users | groups or (setgroups and set(os.getgroups()) - {os.getegid()}):
+        await worker.call(BecomeRoot(None in users, None in groups), Done)
 
 
-def _is_root(identity: Identity) -> bool:
-    """Whether its maps alone make root of who the app is."""
-    users = {id_maps.inward(identity.user_mappings, user) for user in os.getresuid()}
-    return users | {id_maps.inward(identity.group_mappings, group) for group in os.getresgid()} == {0}
+def _inside(mappings: Sequence[UserMapping], numbers: tuple[int, int, int]) -> set[int | None]:
+    """Return who the app is inside; None for nobody."""
+    return {id_maps.inward(mappings, number) for number in numbers}
 
 
 async def _write_groups(worker: Link, identity: Identity, launch: Launch) -> bool:
@@ -89,8 +91,6 @@ async def _write_groups(worker: Link, identity: Identity, launch: Launch) -> boo
     It is forbidden where that is asked for, or where one group cannot be mapped otherwise.
     """
     mappings = identity.group_mappings
-    if identity.setgroups is False:
-        await _write(worker, WriteMap(worker.child.pid, "setgroups", "deny", False))
     try:
         await _write_here(worker, "gid_map", mappings, launch)
     except PermissionError:

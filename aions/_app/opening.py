@@ -33,8 +33,8 @@ async def open_worker(
     Args:
         unshare: the new namespaces that it is to be in. With PID it is the first process of its pid namespace, and collects
             orphans there. With MOUNT nothing that is mounted inside shows outside.
-        identity: with USER, who the app is inside: an `Identity`, or a function that makes one then. If 0 is mapped inside, the
-            worker is root there; other groups of the app's are dropped where setgroups(2) is allowed.
+        identity: with USER, who the app is inside: an `Identity`, or a function that makes one then. If it maps others than the
+            app's user and group, the worker is root there. Other groups of the app's are dropped if setgroups(2) is allowed.
         capabilities: the only ones that may be left, as for `Worker.restrict`, which is called last.
         keep_capabilities: let commands that are not root keep them.
         no_new_privs: let no program give more.

@@ -15,7 +15,8 @@ from aions._errors import AionsError
 _LINE = re.compile(r"([^:\s]+):([0-9]{1,10}):([0-9]{1,10})\s*")
 _GETSUBIDS_LINE = re.compile(r"[0-9]+: \S+ ([0-9]{1,10}) ([0-9]{1,10})")
 _SOURCES = re.compile(r"^\s*subid\s*:\s*(.*?)\s*(?:#.*)?$", re.MULTILINE)
-_END = 2**32 - 1
+END = 2**32 - 1
+"""One more than the highest id."""
 
 FILES = {"user": "subuid", "group": "subgid"}
 
@@ -29,7 +30,7 @@ def ranges(kind: str, etc: Path = Path("/etc")) -> list[range]:
     user = os.geteuid()
     names = {str(user), *_login_names(user)}
     found = _by_getsubids(kind, names) if _has_another_source(etc) else _in_file(etc / FILES[kind], names)
-    usable = list(_disjoint(part for part in found if part and part.stop <= _END))
+    usable = list(_disjoint(part for part in found if part and part.stop <= END))
     if not usable:
         raise AionsError(
             f"user {'/'.join(sorted(names))} has no subordinate {kind} ids (/etc/{FILES[kind]}); root gives some with: "

@@ -7,6 +7,7 @@ import os
 import signal
 
 from aions import Identity, Namespace, Worker, open_worker
+from aions._cli import mapping
 from aions._cli.command import run as run_command
 from aions._cli.ending import Ended
 from aions._cli.options import NAMESPACES, Options, chosen, id_number, signal_number
@@ -20,7 +21,8 @@ def add_options(options: Options) -> None:
     """Declare the options."""
     for letter, word in NAMESPACES.values():
         options.flag(letter, word, help=f"new {word.removeprefix('--')} namespace")
-    options.flag("-r", "--map-root-user", help="be root in the user namespace (implies --user)")
+    mapping.add_options(options)
+    options.flag("--keep-caps", help="keep capabilities also if not root inside")
     options.flag("-f", "--fork", help="keep SIGINT and SIGTERM from the command; it is always a child")
     options.flag("--forward-signals", help="pass SIGINT and SIGTERM on although --fork is given")
     options.optional(
@@ -38,12 +40,13 @@ def add_options(options: Options) -> None:
 
 
 async def run(options: argparse.Namespace) -> Ended:
-    """Run a command in new namespaces. Without --map-root-user a new user namespace has no mappings, as in unshare(1)."""
-    namespaces = _namespaces(options)
-    unmapped = Namespace.USER in namespaces and not options.map_root_user
-    identity = Identity() if unmapped else Identity.root
+    """Run a command in new namespaces. Unless the options say whom to map, a new user namespace has no mappings."""
+    identity = mapping.identity(options)
+    namespaces = _namespaces(options) if identity is None else _namespaces(options) | Namespace.USER
+    if Namespace.USER in namespaces and identity is None:
+        identity = Identity()
     preload = [] if options.root is None else ["aions._worker.commands"]  # while the worker can see it
-    async with open_worker(unshare=namespaces, identity=identity, preload=preload) as worker:
+    async with open_worker(unshare=namespaces, identity=identity or Identity.root, preload=preload) as worker:
         await _prepare(worker, options)
         return await run_command(
             worker,
@@ -53,6 +56,7 @@ async def run(options: argparse.Namespace) -> Ended:
             user=options.setuid,
             group=options.setgid,
             extra_groups=None if options.setgid is None else (),
+            keep_capabilities=options.keep_caps,
         )
 
 
@@ -60,8 +64,6 @@ def _namespaces(options: argparse.Namespace) -> Namespace:
     namespaces = Namespace(0)
     for kind in chosen(options):
         namespaces |= kind
-    if options.map_root_user:
-        namespaces |= Namespace.USER
     if options.mount_proc is not None:
         namespaces |= Namespace.MOUNT
     return namespaces

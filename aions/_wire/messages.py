@@ -134,7 +134,10 @@ class CallFunction(Request):
 
 
 class BecomeRoot(Request):
-    """Take user and group 0, where they are mapped, and drop the supplementary groups, where that is allowed."""
+    """Take user and group 0, as asked, where they are mapped; drop the supplementary groups, where that is allowed."""
+
+    user: bool
+    group: bool
 
 
 class Restrict(Request):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 ROOT = (0, 0, 0)
 
 
-def become_root(server: Server, _request: BecomeRoot) -> Done:
-    take_root(server)
+def become_root(server: Server, request: BecomeRoot) -> Done:
+    take_root(server, request.user, request.group)
     server.end_with_parent()
     return Done()
 
@@ -30,13 +30,13 @@ def user_namespace(server: Server) -> str:
     return os.readlink("self/ns/user", dir_fd=server.home.proc)
 
 
-def take_root(server: Server) -> None:
+def take_root(server: Server, user: bool = True, group: bool = True) -> None:
     """Become user and group 0, if they are mapped, without other groups, if that is allowed."""
     dumpable = libc.is_dumpable()
     drop_groups(server)
-    if os.getresgid() != ROOT:
+    if group and os.getresgid() != ROOT:
         _take("setresgid", os.setresgid)
-    if os.getresuid() != ROOT:
+    if user and os.getresuid() != ROOT:
         _take("setresuid", os.setresuid)
     if libc.is_dumpable() != dumpable:
         libc.set_dumpable(dumpable)

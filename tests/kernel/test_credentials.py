@@ -84,6 +84,20 @@ async def test_the_worker_is_root_inside_as_another_user_outside() -> None:
         assert capabilities(status["CapEff"]) == ALL
 
 
+@pytest.mark.root
+async def test_the_worker_is_who_the_app_is_mapped_to() -> None:
+    identity = Identity(
+        [UserMapping(0, 100_000, 1000), UserMapping(1000, 0, 1)], [GroupMapping(0, 100_000, 1000), GroupMapping(1001, 0, 1)]
+    )
+    async with open_worker(unshare=Namespace.USER, identity=identity) as worker:
+        found = await worker.get_credentials(None)
+        assert (found.users, found.groups, found.capabilities) == ((1000,) * 4, (1001,) * 4, ALL)
+    only_users = Identity([UserMapping(0, 100_000, 1000)], [GroupMapping(7, 0, 1)])
+    async with open_worker(unshare=Namespace.USER, identity=only_users) as worker:
+        found = await worker.get_credentials(None)
+        assert (found.users, found.groups) == ((0,) * 4, (7,) * 4)
+
+
 @contextmanager
 def target_of_others() -> Iterator[int]:
     """A process in a user namespace in which root is another user outside, and that is allowed to set groups."""
