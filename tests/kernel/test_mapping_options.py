@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
+from aions import Namespace
 from aions._app import subordinate
 from tests.kernel.scripts import ROOT
+from tests.kernel.targets import target
 
 LOOK = """
 sort -n /proc/self/uid_map; echo; sort -n /proc/self/gid_map; cat /proc/self/setgroups
@@ -122,3 +124,56 @@ def test_values_that_make_no_sense(option: str, words: str) -> None:
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 2
     assert words in finished.stderr
+
+
+def nsenter(*options: str, program: tuple[str, ...] = (sys.executable, "-m", "aions", "nsenter")) -> str:
+    return run(*program, *options)
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--keep-caps"], ["--preserve-credentials"], ["--preserve-credentials", "--keep-caps"]]
+)
+def test_who_enters_a_user_namespace(options: list[str]) -> None:
+    """nsenter(1) of util-linux 2.38 has no --keep-caps: capabilities are all there are."""
+    with target(Namespace.USER | Namespace.UTS, "--map-root-user") as pid:
+        found = nsenter("--target", str(pid), "--user", "--uts", *options)
+        plain = [option for option in options if option != "--keep-caps"]
+        expected = nsenter("--target", str(pid), "--user", "--uts", *plain, program=("nsenter",))
+    if "--keep-caps" in options:
+        everything = re.findall(r"CapBnd: (\w+)", expected)[0]
+        for field in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+            assert re.findall(rf"{field}: (\w+)", found) == [everything]
+        found, expected = (re.sub(r"Cap...: \w+\n", "", each) for each in (found, expected))
+    assert found == expected
+
+
+@pytest.mark.root
+def test_credentials_that_are_preserved_are_nobodys_where_they_are_not_mapped() -> None:
+    with target(Namespace.USER, "--map-root-user", owner=1234) as pid:
+        assert "Uid: 65534 65534 65534 65534\n" in nsenter("--target", str(pid), "--user", "--preserve-credentials")
+        assert "Uid: 0 0 0 0\n" in nsenter("--target", str(pid), "--user")
+
+
+@pytest.mark.parametrize("kind", ["--user", "--uts", "--net"])
+def test_the_parent_user_namespace_is_entered(kind: str) -> None:
+    """That of a user namespace is the one around it; that of another the one that owns it."""
+    inner = ["unshare", "--user", "--map-root-user", "sh", "-c", "echo ready; exec sleep 600"]
+    command = ["unshare", "--user", "--map-root-user", "--uts", "--net", *inner]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            options = ["--target", str(process.pid), "--user-parent", kind, "readlink", "/proc/self/ns/user"]
+            command = [sys.executable, "-m", "aions", "nsenter", *options]
+            found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert not found.stderr, found.stderr
+            names = {os.readlink(f"/proc/{pid}/ns/user") for pid in ("self", process.pid)}
+            assert found.stdout.strip() not in names
+        finally:
+            process.kill()
+
+
+def test_capabilities_are_not_kept_without_a_child() -> None:
+    command = [sys.executable, "-m", "aions", "nsenter", "--target", str(os.getpid()), "--uts", "--no-fork", "--keep-caps"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (finished.returncode, "leave --no-fork out" in finished.stderr) == (1, True)
