@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from errno import EACCES, EAGAIN, EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, EPERM, ERANGE, ESRCH, EUSERS
+from errno import EACCES, EAGAIN, EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, ENOSYS, EPERM, ERANGE, ESRCH, EUSERS
 
+from aions._app.explain_mounts import MOUNT_REASONS
 from aions._types import Namespace
 from aions._wire.messages import (
     Fork,
@@ -251,6 +252,13 @@ _EXPLANATIONS = (
         EPERM,
         "The namespace to be named is neither the app's own nor one below it, or there is none above the initial one.",
         "Ask from a program that runs further up.",
+    ),
+    *(_Explanation(*each) for each in MOUNT_REASONS),
+    _Explanation(
+        Request,
+        ENOSYS,
+        "This kernel has no such system call, or a seccomp filter (Docker) hides it.",
+        "Use a newer kernel; in Docker, allow it (--security-opt seccomp=unconfined).",
     ),
     _Explanation(
         Request,

@@ -100,8 +100,13 @@ async def get_owner_uid(worker: Link, pid: int | None) -> int:
 
 async def set_clock_offset(worker: Link, clock: Clock, seconds: int, nanoseconds: int) -> None:
     """Write one line of timens_offsets."""
+    await worker.call(clock_offset(clock, seconds, nanoseconds), Done)
+
+
+def clock_offset(clock: Clock, seconds: int, nanoseconds: int) -> SetClockOffset:
+    """Make the request for that."""
     if not 0 <= nanoseconds <= 999_999_999:
         raise ValueError(f"nanoseconds must be 0 … 999999999, not {nanoseconds}")
     if abs(seconds) >= 2**63:
         raise ValueError(f"{seconds} seconds are more than the kernel counts")
-    await worker.call(SetClockOffset(f"{clock.value} {seconds} {nanoseconds}"), Done)
+    return SetClockOffset(f"{clock.value} {seconds} {nanoseconds}")

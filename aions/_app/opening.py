@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
-from aions._app import credentials, maps, membership, preloading
+from aions._app import credentials, maps, preloading, preparing
 from aions._app.capabilities import Capabilities
 from aions._app.current import being_current
 from aions._app.home import Home, current_home
 from aions._app.identity import Identity, IdentityLike
-from aions._app.link import Link
+from aions._app.mount_values import Mount, Propagation
+from aions._app.preparing import Limits
+from aions._app.text import StrOrBytesPath
 from aions._app.worker import Worker
-from aions._types import Namespace, Namespaces, combine
-from aions._wire.messages import Done, SetPropagation
-
-_MS_PRIVATE = 1 << 18
+from aions._types import Clock, Namespace, Namespaces, combine
+from aions._wire.messages import Unshare
 
 
 @asynccontextmanager
@@ -27,12 +28,20 @@ async def open_worker(
     keep_capabilities: bool = False,
     no_new_privs: bool = False,
     preload: Iterable[str] = (),
+    hostname: str | None = None,
+    propagation: Propagation | str | None = Propagation.PRIVATE,
+    root: StrOrBytesPath | None = None,
+    mount_proc: bool | StrOrBytesPath = False,
+    mounts: Iterable[Mount] = (),
+    clock_offsets: Mapping[Clock, float] | None = None,
+    cgroup: StrOrBytesPath | Iterable[StrOrBytesPath] = (),
+    rlimits: Limits | None = None,
 ) -> AsyncGenerator[Worker]:
     """Open a worker for the length of an `async with` block, in which it is the current worker.
 
     Args:
         unshare: the new namespaces that it is to be in. With PID it is the first process of its pid namespace, and collects
-            orphans there. With MOUNT nothing that is mounted inside shows outside.
+            orphans there.
         identity: with USER, who the app is inside: an `Identity`, or a function that makes one then. If it maps others than the
             app's user and group, the worker is root there. Other groups of the app's are dropped if setgroups(2) is allowed.
         capabilities: the only ones that may be left, as for `Worker.restrict`, which is called last.
@@ -40,32 +49,60 @@ async def open_worker(
         no_new_privs: let no program give more.
         preload: names of modules that this worker is to have imported from the start, for `run_sync`; and all that are opened
             after it in this event loop. They are imported once, in the forkserver, which is kept busy for as long.
+        hostname: with UTS, what the machine is called inside.
+        propagation: with MOUNT, how mounts spread from and to the app's mount namespace: by default not at all. SLAVE lets in
+            what is mounted and unmounted outside later. None leaves it as it is: on most hosts, mounts made inside show
+            outside.
+        root: with MOUNT, the directory that becomes the root (by pivot_root, so that the old root is gone). The working
+            directory is then "/".
+        mount_proc: with MOUNT and PID, mount the new pid namespace's proc: True means at /proc. It is `Proc` with its fallback.
+        mounts: with MOUNT, what else is mounted, in this order; sources are still those of the app. One at "/" becomes the
+            root.
+        clock_offsets: with TIME, by how many seconds clocks are ahead inside.
+        cgroup: a directory of the cgroup file system, or one of each hierarchy, which the worker and what it starts belong to.
+            A new CGROUP namespace has it as its root.
+        rlimits: limits (RLIMIT_* of the `resource` module: soft and hard, or one number for both) of the worker, and so of what
+            it starts. They are set with the app's own privileges, before anything else is done.
 
     Raises:
-        ValueError: an identity without USER, or one that maps ids which are not there. Nothing was written.
         AionsError: `Identity.subordinate` finds no ids; a module to preload starts threads. Whatever else importing it raises.
-        OSError: whatever `Worker.unshare` and `Worker.write_user_mappings` raise. Nothing half-made remains.
+        ValueError: something is asked for that takes a namespace which is not; values that no kernel takes.
+        OSError: whatever the methods of `Worker` raise of which this is made. A note names the step that was refused. Nothing
+            half-made remains, but for directories that were made to mount something on.
 
     When the block is left, everything that was started inside is killed, and the namespaces go, unless something outside holds
     them. The same happens when the app ends, whatever ends it.
     """
     kinds = _kinds(unshare)
     who = _identity(kinds, identity)
+    moving = [
+        *preparing.limits_and_cgroups(rlimits or {}, cgroup),
+        *([Unshare(kinds.value)] if kinds else []),
+        *preparing.clocks(kinds, clock_offsets or {}),
+    ]
+    inside = preparing.furnishing(kinds, hostname, propagation, root, mount_proc, mounts)
     async with AsyncExitStack() as stack:
         home = current_home()
         await preloading.preload(home, preload)
         link = await home.fork()
         stack.push_async_callback(link.aclose, meanwhile=home.fork_in_advance)
-        if kinds:
-            await _move(home, link, kinds, who)
+        link.moved = bool(kinds)
+        await preparing.prepare(link, moving)
+        if Namespace.USER in kinds:
+            await maps.assume(link, who, partial(_launched, home))
         if kinds & (Namespace.PID | Namespace.TIME):
             link = await link.fork()  # these two are for children
             stack.push_async_callback(link.aclose)
+        await preparing.prepare(link, inside)
         if (capabilities, keep_capabilities, no_new_privs) != (None, False, False):
             await credentials.restrict(link, capabilities, keep_capabilities, no_new_privs)
         worker = Worker(link)
         with being_current(home, worker):
             yield worker
+
+
+async def _launched(home: Home) -> Worker:
+    return Worker(await home.fork())
 
 
 def _kinds(unshare: Namespaces) -> Namespace:
@@ -82,14 +119,3 @@ def _identity(kinds: Namespace, identity: IdentityLike) -> Identity:
     if identity != Identity.root:
         raise ValueError("an identity is for a new user namespace: add Namespace.USER to unshare")
     return Identity()
-
-
-async def _move(home: Home, link: Link, kinds: Namespace, identity: Identity) -> None:
-    async def launch() -> Worker:
-        return Worker(await home.fork())
-
-    await membership.unshare(link, kinds)
-    if Namespace.USER in kinds:
-        await maps.assume(link, identity, launch)
-    if Namespace.MOUNT in kinds:
-        await link.call(SetPropagation(_MS_PRIVATE), Done)

@@ -15,6 +15,7 @@ from aions._app.capabilities import Capabilities
 from aions._app.credentials import Credentials
 from aions._app.link import Link
 from aions._app.membership import HasFileno
+from aions._app.mounting import Mounting
 from aions._app.processes import Process, Stream, StrOrBytesPath
 from aions._types import Clock, GroupMapping, NamespaceID, NamespaceLike, Namespaces, UserMapping
 from aions._wire.messages import Opened, OpenSocket
@@ -23,7 +24,7 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
-class Worker:
+class Worker(Mounting):
     """A process with one thread, that makes namespace calls for the app and runs things where it is.
 
     Workers come from `open_worker` and from `Worker.fork`. One belongs to the event loop that it was opened in. It serves

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import anyio
 
 from aions import AionsError
-from aions._cli import doctor, nsenter, terminal, unshare
+from aions._cli import doctor, nsenter, run, terminal, unshare
 from aions._cli.ending import Ended, survive
 from aions._cli.options import Options
 from aions._version import __version__
 
-_SUBCOMMANDS = {"unshare": unshare, "nsenter": nsenter, "doctor": doctor}
+_SUBCOMMANDS = {"run": run, "unshare": unshare, "nsenter": nsenter, "doctor": doctor}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     parser = argparse.ArgumentParser(prog="aions", description="Run a command in Linux namespaces.")
     parser.add_argument("--version", action="version", version=f"aions {__version__}")
-    subparsers = parser.add_subparsers(title="subcommands", required=True, metavar="{unshare,nsenter,doctor}")
+    subparsers = parser.add_subparsers(title="subcommands", required=True, metavar="{run,unshare,nsenter,doctor}")
     subcommands: dict[str, Options] = {}
     for name, module in _SUBCOMMANDS.items():
         what = module.WHAT

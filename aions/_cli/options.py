@@ -41,6 +41,14 @@ class Options:
         """Take an option that may have a value (`--word=VALUE`, `-lVALUE`), and is `const` without one."""
         self._add(names, nargs="?", const=const, metavar=f"={metavar}", type=type, help=help)
 
+    def values(self, *names: str, metavar: tuple[str, ...], dest: str, action: type[argparse.Action]) -> None:
+        """Take an option that needs several values, and may be given again: `action` adds to what `dest` has so far."""
+        self._add(names, nargs=len(metavar), metavar=metavar, dest=dest, default=(), action=action)
+
+    def explain(self, help: str) -> None:
+        """Say this when asked for help, instead of what is known of each option."""
+        self._parser.format_help = lambda: help  # type: ignore[method-assign]
+
     def _add(self, names: Sequence[str], **settings: Any) -> None:
         action = self._parser.add_argument(*names, **settings)
         self._actions |= dict.fromkeys(names, action)
@@ -65,7 +73,7 @@ def split(arguments: Sequence[str], actions: Mapping[str, argparse.Action]) -> t
         if word == "--":
             break
         if word.startswith("--"):
-            options.append(_with_value(word, actions.get(word), rest))
+            options += _with_values(word, actions.get(word), rest)
         else:
             options += _letters(word[1:], actions, rest)
     return options, rest
@@ -81,14 +89,17 @@ def _letters(letters: str, actions: Mapping[str, argparse.Action], rest: list[st
         if action is not None and action.nargs != 0 and letters:
             found.append(f"{word}={letters}")
             break
-        found.append(_with_value(word, action, rest))
+        found += _with_values(word, action, rest)
     return found
 
 
-def _with_value(word: str, action: argparse.Action | None, rest: list[str]) -> str:
-    """Give an option that needs a value the next word."""
-    needs_value = action is not None and action.nargs is None
-    return f"{word}={rest.pop(0)}" if needs_value and rest else word
+def _with_values(word: str, action: argparse.Action | None, rest: list[str]) -> list[str]:
+    """Give an option that needs values the next words."""
+    if action is not None and action.nargs is None and rest:
+        return [f"{word}={rest.pop(0)}"]
+    count = action.nargs if action is not None and isinstance(action.nargs, int) else 0
+    taken, rest[:count] = rest[:count], []
+    return [word, *taken]
 
 
 def chosen(options: argparse.Namespace) -> dict[Namespace, Any]:

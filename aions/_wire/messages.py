@@ -169,6 +169,110 @@ class GetOwnerUID(Request):
     pid: int
 
 
+class Mount(Request):
+    """Call mount(2)."""
+
+    source: str | None
+    target: str
+    filesystem: str | None
+    flags: int
+    data: str | None
+
+
+class Unmount(Request):
+    target: str
+    flags: int
+
+
+class OpenTree(Request):
+    path: str
+    flags: int
+
+
+class MoveMount(Request):
+    """Attach a mount: that at the path `source`, or the detached `tree`."""
+
+    source: str
+    target: str
+    tree: tuple[Descriptor, ...]
+
+
+class SetMountAttributes(Request):
+    """Change a mount: that at a path, or else the first of `given`. Where `mapped`, the last of `given` is a user namespace."""
+
+    path: str
+    recursive: bool
+    to_set: int
+    to_clear: int
+    propagation: int
+    mapped: bool
+    given: tuple[Descriptor, ...]
+
+
+class NewMount(Request):
+    """Make a mount that is not attached. An option is NAME or NAME=value."""
+
+    filesystem: str
+    options: tuple[str, ...]
+    attributes: int
+
+
+class PivotRoot(Request):
+    """Make a directory the root. Without `put_old` the old root is unmounted."""
+
+    new_root: str
+    put_old: str | None
+
+
+class ChangeRoot(Request):
+    path: str
+
+
+class ChangeDirectory(Request):
+    path: str
+
+
+class SetHostName(Request):
+    name: str
+
+
+class SetDomainName(Request):
+    name: str
+
+
+class SetLimit(Request):
+    """Limit a resource of the worker and of what it starts (RLIMIT_*)."""
+
+    resource: int
+    soft: int
+    hard: int
+
+
+class JoinCgroup(Request):
+    directory: str
+
+
+class Attach(Request):
+    """As a step of `Prepare`: make a mount and attach it at an absolute path in the root, making what is missing of that path.
+
+    The kinds are file systems, and "bind", "rbind" (which have a source), "dev" (a tmpfs with what is expected in /dev). An
+    "overlay" has its lower directories as sources, the topmost first; a "proc" what to bind where a new one is refused, or
+    nothing. What is attached at "/" becomes the root when all steps are done; until then sources are taken from the old one.
+    """
+
+    kind: str
+    target: str
+    sources: tuple[str, ...]
+    options: tuple[str, ...]
+    attributes: int
+
+
+class Prepare(Request):
+    """Serve several requests, each encoded as if it were sent by itself, until one is refused."""
+
+    steps: tuple[str, ...]
+
+
 class Done(Reply):
     """It is done, and there is nothing to say about it."""
 
@@ -207,6 +311,17 @@ class Contents(Reply):
 
 class User(Reply):
     uid: int
+
+
+class Prepared(Reply):
+    """How far `Prepare` has come: all is done where `errno` is 0, else `step` was refused. `notes` are for the user."""
+
+    step: int
+    errno: int
+    call: str
+    path: str | None
+    hint: str | None
+    notes: tuple[str, ...]
 
 
 class Failed(Reply):

@@ -12,7 +12,7 @@ from aions._sys.calls import KernelError, Log, call
 from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
 from aions._wire.messages import Done, Identified, Opened, Started
-from aions._worker import credentials, privileges
+from aions._worker import building, credentials, mounts, privileges
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server
 from aions._worker.signals import kill_all
@@ -195,6 +195,8 @@ def call_function(server: Server, request: messages.CallFunction) -> messages.Ca
 HANDLERS: Handlers = {
     **credentials.HANDLERS,
     **privileges.HANDLERS,
+    **mounts.HANDLERS,
+    **building.HANDLERS,
     "CallFunction": call_function,
     "Fork": fork,
     "GetNamespaceID": get_namespace_id,

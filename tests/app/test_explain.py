@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
-from errno import EACCES, EAGAIN, EBADF, EINVAL, EIO, EMFILE, ENOENT, ENOMEM, ENOSPC, EPERM, ESRCH, EUSERS
+from errno import EACCES, EAGAIN, EBADF, EINVAL, EIO, EMFILE, ENOENT, ENOMEM, ENOSPC, ENOSYS, EPERM, ESRCH, EUSERS
 
 import pytest
 
 from aions import Namespace
 from aions._app.explain import explain, refusal
+from aions._app.explain_mounts import MOUNT_REASONS
 from aions._wire.messages import (
     Fork,
     GetNamespaceID,
     OpenSocket,
+    OpenTree,
     Request,
     SetClockOffset,
     SetNamespace,
@@ -108,6 +110,20 @@ def test_others_have_them_too() -> None:
     ):
         text = notes(request, errno)
         assert text.count("\nProbable cause: ") == text.count("\nRemedy: ") == 1, (request, errno)
+
+
+def test_what_is_about_mounts_has_one_reason_each() -> None:
+    said = [(reason.request, reason.errno) for reason in MOUNT_REASONS]
+    assert len(said) == len(set(said))
+    for reason in MOUNT_REASONS:
+        values = {"bool": False, "int": 0, "str": "", "Descriptor": 0}
+        fields = {name: values.get(kind, None if "None" in kind else ()) for name, kind in reason.request.fields.items()}
+        text = notes(reason.request(**fields), reason.errno)
+        assert f"Probable cause: {reason.cause}\nRemedy: {reason.remedy}" in text
+
+
+def test_a_call_that_the_kernel_has_not() -> None:
+    assert "seccomp" in notes(OpenTree("/", 0), ENOSYS)
 
 
 def test_a_refusal_that_we_do_not_know_says_what_was_tried_and_where() -> None:

@@ -151,6 +151,7 @@ async def all_cases(backend: Backend) -> AsyncIterator[list[Case]]:
             *opening_cases(forker),
             *running_cases(worker),
             *starting_cases(backend),
+            *furnishing_cases(),
         ]
 
 
@@ -232,3 +233,46 @@ def starting_cases(backend: Backend) -> list[Case]:
             left_out=unavailable("unshare"),
         ),
     ]
+
+
+BUBBLEWRAP = (
+    *("bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--hostname", "inside"),
+    *("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),
+)
+"""What `aions run` does without options."""
+
+
+def furnishing_cases() -> list[Case]:
+    """A command by itself, with a root, proc, dev and tmp of its own. Where bubblewrap knows overlays both have one as well."""
+    overlay: tuple[str, ...] = ("--overlay-src", "/etc", "--tmp-overlay", "/etc")
+    if subprocess.run([*BUBBLEWRAP, *overlay, "true"], capture_output=True, check=False).returncode:
+        overlay = ()
+    run = (sys.executable, "-m", "aions", "run", "true")
+    left_out = unavailable("bwrap")
+    with_overlay = ", overlay" if overlay else ""
+    return [
+        Case(
+            f"run true with root{with_overlay}, proc, dev, tmp",
+            settling(timed(partial(run_furnished, bool(overlay)))),
+            "bwrap true",
+            timed(partial(run_anyio_process, *BUBBLEWRAP, *overlay, "true")),
+            aim=0.6,
+            left_out=left_out,
+        ),
+        Case(
+            "aions run true, as a command line",
+            settling(timed(partial(run_anyio_process, *run))),
+            "bwrap true, as a command line",
+            timed(partial(run_anyio_process, *BUBBLEWRAP, "true")),
+            repeats=1,
+            left_out=left_out,
+        ),
+    ]
+
+
+async def run_furnished(with_overlay: bool) -> None:
+    kinds = Namespace.USER | Namespace.PID | Namespace.MOUNT | Namespace.IPC | Namespace.UTS | Namespace.NETWORK
+    overlay = [aions.Overlay("/etc", ["/etc"])] if with_overlay else []
+    mounts = [aions.Bind("/", "/", read_only=True), aions.Proc(), aions.Dev(), aions.Tmpfs("/tmp"), *overlay]
+    async with aions.open_worker(unshare=kinds, hostname="inside", mounts=mounts) as worker:
+        await worker.run_process(["true"])

@@ -21,7 +21,7 @@ import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from aions import Namespace, NamespaceID, Worker, current_worker, get_namespace_id, open_worker
+from aions import Dev, Namespace, NamespaceID, Worker, current_worker, get_namespace_id, open_worker
 from tests.kernel.programs.counts import times
 from tests.kernel.programs.running import children, parent, state, wait_until
 
@@ -215,6 +215,7 @@ OPENINGS: list[Callable[[], AbstractAsyncContextManager[Worker]]] = [
     open_worker,
     partial(open_worker, unshare=[Namespace.USER, Namespace.NETWORK]),
     partial(open_worker, unshare=[Namespace.USER, Namespace.PID, Namespace.MOUNT]),
+    partial(open_worker, unshare=[Namespace.USER, Namespace.PID, Namespace.MOUNT], root="/", mount_proc=True, mounts=[Dev()]),
 ]
 
 

@@ -31,6 +31,7 @@ _EVERYDAY = {
     "quiet forks": 30,  #              1,000                    34
     "id maps": 2000,  #                  100,000 (in all)       50
     "faults": 1,  #                       20                    20
+    "symlink swaps": 1000,  #        100,000 in all            100
 }
 
 

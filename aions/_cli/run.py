@@ -1,0 +1,158 @@
+"""`aions run`: the friendly front. A command by itself, with what bubblewrap's options let it have of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from aions import (
+    Bind,
+    Clock,
+    Dev,
+    Identity,
+    Mount,
+    Namespace,
+    Overlay,
+    Proc,
+    Tmpfs,
+    Worker,
+    open_worker,
+)
+from aions._cli.command import run as run_command
+from aions._cli.ending import Ended
+from aions._cli.options import Options
+
+WHAT = "run a command by itself, with a read-only view of this machine"
+USAGE = "[options] [--] [COMMAND …]"
+EPILOG = ""
+
+HELP = """\
+usage: aions run [options] [--] [COMMAND …]
+
+Run a command with a read-only view of this machine, a /tmp, /dev and /proc of
+its own, no network, and no sight of other processes.
+
+  --bind SRC DEST           SRC of this machine appears at DEST
+  --ro-bind SRC DEST        ... and cannot be written to
+  --tmpfs DEST              an empty directory, in memory
+  --tmp-overlay DEST        DEST as it is; what is written to it vanishes
+  --overlay UP WORK DEST    ... goes to the directory UP; WORK is an empty one
+  --overlay-src SRC         SRC, not DEST, below the next overlay (repeatable)
+  --proc DEST, --dev DEST   one more /proc, one more /dev
+  --root DIR                DIR as / (read-only: --ro-bind DIR /)
+  --wd DIR, --chdir DIR     start in DIR, not in the current directory
+  --hostname NAME           what the machine is called inside
+  --boottime S, --monotonic S   have a clock S seconds ahead
+  --share-net               with the network of this machine
+  -r, --map-root-user       be root inside; else you are yourself
+
+  aions run make test
+  aions run --bind . . --share-net git pull
+  aions run --root ~/debian --hostname bookworm -r sh
+"""
+
+_FRESH = Namespace.USER | Namespace.PID | Namespace.MOUNT | Namespace.IPC | Namespace.UTS
+
+
+def add_options(options: Options) -> None:
+    """Declare the options. What is to be known of them is in HELP."""
+    for names, values in _MOUNTS.items():
+        options.values(names, metavar=values, dest="mounts", action=_AddMount)
+    options.values("--overlay-src", metavar=("SRC",), dest="lower", action=_AddLower)
+    options.value("--wd", "--chdir", metavar="DIR", help="")
+    options.value("--hostname", metavar="NAME", help="")
+    for clock in Clock:
+        options.value(f"--{clock.value}", metavar="S", type=float, help="")
+    options.flag("--share-net", help="")
+    options.flag("-r", "--map-root-user", help="")
+    options.explain(HELP)
+
+
+_MOUNTS: dict[str, tuple[str, ...]] = {
+    "--bind": ("SRC", "DEST"),
+    "--ro-bind": ("SRC", "DEST"),
+    "--tmpfs": ("DEST",),
+    "--tmp-overlay": ("DEST",),
+    "--overlay": ("UP", "WORK", "DEST"),
+    "--proc": ("DEST",),
+    "--dev": ("DEST",),
+    "--root": ("DIR",),
+}
+
+
+class _AddMount(argparse.Action):
+    """Adds a mount to those asked for: their order counts."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, options: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        paths = [os.path.abspath(path) for path in values]
+        options.mounts = (*options.mounts, _mount(str(option), paths, options.lower))
+        if "overlay" in str(option):
+            options.lower = ()
+
+
+class _AddLower(argparse.Action):
+    """Adds a directory to those below the next overlay."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, options: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        options.lower = (*options.lower, *map(os.path.abspath, values))
+
+
+def _mount(option: str, paths: Sequence[str], lower: Sequence[str]) -> Mount:
+    """Make what an option asks for. The last directory below an overlay that was named is the topmost, as in bubblewrap."""
+    *others, target = paths
+    match option:
+        case "--bind" | "--ro-bind":
+            return Bind(others[0], target, read_only=option == "--ro-bind")
+        case "--root":
+            return Bind(target, "/")
+        case "--tmp-overlay" | "--overlay":
+            upper, work = others or (None, None)
+            return Overlay(target, lower[::-1] or [target], upper=upper, work=work)
+        case "--tmpfs":
+            return Tmpfs(target)
+    return Proc(target) if option == "--proc" else Dev(target)
+
+
+async def run(options: argparse.Namespace) -> Ended:
+    """Run a command in fresh namespaces, with the mounts that were asked for on top of those that it has anyway."""
+    unshare = _FRESH
+    if not options.share_net:
+        unshare |= Namespace.NETWORK
+    clocks = {clock: getattr(options, clock.value) for clock in Clock if getattr(options, clock.value) is not None}
+    if clocks:
+        unshare |= Namespace.TIME
+    async with open_worker(
+        unshare=unshare,
+        identity=Identity.root if options.map_root_user else Identity.current,
+        hostname=options.hostname,
+        mounts=_all_mounts(options.mounts),
+        clock_offsets=clocks,
+    ) as worker:
+        await _start_in(worker, options.wd)
+        return await run_command(worker, options.command)
+
+
+def _all_mounts(asked_for: Sequence[Mount]) -> list[Mount]:
+    """Begin with the root: one that was asked for, else this machine, read-only."""
+    roots = [mount for mount in asked_for if mount.target == "/"]
+    others = [mount for mount in asked_for if mount.target != "/"]
+    if len(roots) > 1:
+        raise ValueError("there can be one root")
+    return [*(roots or [Bind("/", "/", read_only=True)]), Proc(fallback=True), Dev(), Tmpfs("/tmp"), *others]  # noqa: S108
+
+
+async def _start_in(worker: Worker, directory: str | None) -> None:
+    """Go to a directory; to the current one if it is there and nothing else was asked for."""
+    if directory is not None:
+        await worker.chdir(directory)
+        return
+    try:
+        await worker.chdir(os.getcwd())
+    except OSError:
+        pass  # the root has no such directory

@@ -1,0 +1,202 @@
+"""Serving several requests in one, mounts below a root that is to be among them.
+
+Rule 1. A target is looked up by `openat2` inside the root: no symbolic link and no `..` leads out of it.
+Rule 2. Whatever is mounted is made as a detached mount, and attached to a descriptor of its target: nothing can be put in the
+        target's place between the look-up and the mount.
+Rule 3. All mounts are made before the first is attached: their sources are what the worker saw before.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EPERM
+from stat import S_ISDIR
+
+from aions._sys import mounts
+from aions._sys import proc as procfs
+from aions._sys.calls import KernelError, call
+from aions._sys.mounts import AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, OPEN_TREE_CLONE
+from aions._wire import codec
+from aions._wire.fdsocket import Packet, close_all
+from aions._wire.messages import REQUESTS, Attach, Prepare, Prepared
+from aions._worker import devices
+from aions._worker.loop import Server, failure
+from aions._worker.mounts import freeze_imports, make_root
+from aions._worker.targets import opened_or_made
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from aions._worker.loop import Handlers
+
+_LONGEST_OPTION = 255
+
+
+def prepare(server: Server, request: Prepare) -> Prepared:
+    steps = [codec.decode(Packet(step.encode(), []), REQUESTS)[1] for step in request.steps]
+    building = Building(server)
+    try:
+        for building.number, step in enumerate(steps):
+            if isinstance(step, Attach):
+                building.make(step)
+            else:
+                server.handlers[type(step).__name__](server, step)
+        building.attach_all()
+    except OSError as error:
+        failed = failure(error)
+        return Prepared(building.number, failed.errno, failed.call, failed.path, failed.hint, ())
+    finally:
+        building.close()
+    return Prepared(building.number, 0, "", None, None, tuple(building.notes))
+
+
+class Part:
+    """A mount that was made and has its place to go to. `devices` are what belongs into a /dev."""
+
+    def __init__(self, number: int, target: str, tree: int) -> None:
+        self.number = number
+        self.target = target
+        self.tree = tree
+        self.devices: dict[str, int] = {}
+
+
+class Building:
+    """Makes mounts, then attaches them in order, below the root that there is or below a new one.
+
+    `number` is that of the step which is being done, `notes` what the user should know in the end.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.number = 0
+        self.notes: list[str] = []
+        self._server = server
+        self._parts: list[Part] = []
+        self._directory = self._root = -1
+
+    def make(self, step: Attach) -> None:
+        """Make a mount."""
+        if not self._parts:
+            freeze_imports()
+            self._directory = _path_of(".")
+        part = Part(self.number, step.target, self._made(step))
+        self._parts.append(part)
+        if step.kind == "dev":
+            devices.open_all(part.devices)
+
+    def attach_all(self) -> None:
+        """Attach the mounts. A new root becomes the root when all are there."""
+        if not self._parts:
+            return
+        self._root = _path_of("/")
+        for part in self._parts:
+            self.number = part.number
+            if part.target == "/":
+                mounts.move_mount(part.tree, "", AT_FDCWD, "/")
+                os.dup2(part.tree, self._root, inheritable=False)
+            else:
+                self._attach_inside(part.tree, part.target)
+            if part.devices:
+                devices.fill(part.tree, part.devices)
+        self.number = self._parts[0].number
+        if self._parts[0].target == "/":
+            make_root(self._root, "/")
+        else:
+            _look_up_working_directory()
+
+    def _attach_inside(self, tree: int, path: str) -> None:
+        target = opened_or_made(self._root, path, S_ISDIR(os.fstat(tree).st_mode))
+        try:
+            mounts.move_mount(tree, "", target, "", shown=path)
+        finally:
+            os.close(target)
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for part in self._parts:
+            close_all([part.tree, *part.devices.values()])
+        close_all(descriptor for descriptor in (self._root, self._directory) if descriptor >= 0)
+
+    def _made(self, step: Attach) -> int:
+        """Make a detached mount."""
+        if step.kind in ("bind", "rbind"):
+            return _bound(step.sources[0], step.kind == "rbind", step.attributes)
+        if step.kind == "dev":
+            return mounts.new_mount("tmpfs", ("mode=755", *step.options), step.attributes)
+        if step.kind == "overlay":
+            is_plain = step.options or step.attributes & MOUNT_ATTR_RDONLY
+            return self._overlay(step, step.options) if is_plain else self._overlay_on_tmpfs(step)
+        try:
+            return mounts.new_mount(step.kind, step.options, step.attributes)
+        except KernelError as error:
+            if error.errno != EPERM or not step.sources:
+                raise
+            return self._instead(step, error)
+
+    def _instead(self, step: Attach, error: KernelError) -> int:
+        """Bind what there is, where a new file system of that kind is refused."""
+        (source,) = step.sources
+        self.notes.append(
+            f"{error.call} was refused, as it is where parts of {source} are hidden (Docker) or the pid namespace is not new: "
+            f"{step.target} is the {source} that was there before."
+        )
+        return _bound(source, True, step.attributes)
+
+    def _overlay(self, step: Attach, options: tuple[str, ...]) -> int:
+        """Make an overlay. KERNEL: an option has 255 bytes at most; `lowerdir+` (Linux 6.7) makes one of each directory."""
+        joined = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in step.sources)
+        lower = [f"lowerdir={joined}"]
+        if len(joined) > _LONGEST_OPTION:
+            lower = [f"lowerdir+={path}" for path in step.sources]
+        if self._is_in_user_namespace():
+            lower.append("userxattr")  # trusted.* is for root of the host
+        return mounts.new_mount("overlay", [*lower, *options], step.attributes)
+
+    def _overlay_on_tmpfs(self, step: Attach) -> int:
+        """Make an overlay that keeps what is written to it in a tmpfs, which goes with it.
+
+        KERNEL: the layers of an overlay are given by their paths, and have to be mounted somewhere. So the tmpfs is put on top
+        of "/", where no path leads and where it is in nobody's way, and is the working directory; then it is taken off again.
+        """
+        scratch = mounts.new_mount("tmpfs", ["mode=755"], 0)
+        try:
+            mounts.move_mount(scratch, "", AT_FDCWD, "/")
+            os.fchdir(scratch)
+            try:
+                os.mkdir("upper", 0o755)
+                os.mkdir("work", 0o755)
+                return self._overlay(step, ("upperdir=upper", "workdir=work"))
+            finally:
+                mounts.umount(".", mounts.MNT_DETACH)
+                os.fchdir(self._directory)
+        finally:
+            os.close(scratch)
+
+    def _is_in_user_namespace(self) -> bool:
+        return procfs.read(self._server.home.proc, "self/uid_map").split() != ["0", "0", "4294967295"]
+
+
+def _bound(source: str, recursive: bool, attributes: int) -> int:
+    """Copy a mount, with those below it, and set attributes on the copies."""
+    tree = mounts.open_tree(source, OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0))
+    try:
+        if attributes:
+            mounts.mount_setattr(tree, "", True, attributes, 0, 0, 0)
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _look_up_working_directory() -> None:
+    """Go to the working directory again: something may lie on it now."""
+    try:
+        os.chdir(os.getcwd())
+    except OSError:
+        pass  # it has no path, or is not to be entered any more: this is not what was asked for
+
+
+def _path_of(directory: str) -> int:
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    return call(lambda: f'open("{directory}", O_PATH|O_DIRECTORY)', os.open, directory, flags, path=directory)
+
+
+HANDLERS: Handlers = {"Prepare": prepare}

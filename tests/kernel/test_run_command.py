@@ -1,0 +1,136 @@
+"""`aions run`: what a command has of this machine, and what it has not."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aions._cli.options import Options
+from aions._cli.run import HELP, add_options
+from tests.kernel.trees import make_tree
+
+NAMES = ("user", "pid", "mnt", "ipc", "uts", "net")
+
+
+def aions_run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "dev", "-W", "error", "-m", "aions", "run", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def output(*arguments: object) -> str:
+    result = aions_run(*arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+def test_the_help_fits_a_screen_and_has_three_examples() -> None:
+    shown = output("--help")
+    assert shown == HELP
+    assert len(shown.splitlines()) <= 24
+    assert max(map(len, shown.splitlines())) < 80
+    assert len(re.findall(r"^  aions run ", shown, re.MULTILINE)) == 3
+
+
+def test_every_option_is_in_the_help_and_no_other() -> None:
+    options = Options(argparse.ArgumentParser(add_help=False))
+    add_options(options)
+    assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", HELP)) == set(options._actions)
+
+
+def test_without_options_all_is_fresh_and_read_only(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    script = f"readlink {' '.join(f'/proc/self/ns/{name}' for name in NAMES)}; ls /tmp; echo $$; id -u; id -g"
+    *links, pid, user, group = output("sh", "-c", script).split()
+    assert [link.split(":")[0] for link in links] == list(NAMES)
+    assert not set(links) & {os.readlink(f"/proc/self/ns/{name}") for name in NAMES}
+    assert int(pid) < 10
+    assert (int(user), int(group)) == (os.geteuid(), os.getegid())
+    refused = aions_run("touch", Path.home() / "new")
+    assert (refused.returncode, "Read-only file system" in refused.stderr) == (1, True)
+    assert not (Path.home() / "new").exists()
+    assert aions_run("sh", "-c", f"echo x > /tmp/x; cat /tmp/x; test -e {tmp_path}").returncode == 1
+
+
+def test_no_network_unless_it_is_shared() -> None:
+    assert output("ls", "/proc/sys/net/ipv4/conf").split() == ["all", "default", "lo"]
+    assert output("--share-net", "readlink", "/proc/self/ns/net").strip() == os.readlink("/proc/self/ns/net")
+
+
+def test_it_starts_in_the_current_directory_if_it_is_there(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    assert aions_run("pwd", cwd="/usr", env=environment).stdout == "/usr\n"
+    assert output("--bind", tmp_path, "/srv", "--wd", "/srv", "pwd") == "/srv\n"
+    assert output("--chdir", "/usr", "pwd") == "/usr\n"
+    hidden = aions_run("pwd", cwd=tmp_path, env=environment)
+    assert hidden.stdout == "/\n", "it was below /tmp"
+    assert aions_run("--wd", "/no/such", "pwd").returncode == 1
+
+
+def test_binds(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("original")
+    script = f"echo new > {tmp_path}/new; echo changed > /srv/file; cat /srv/file"
+    result = aions_run("--bind", tmp_path, tmp_path, "--ro-bind", tmp_path, "/srv", "sh", "-c", script)
+    assert ("Read-only" in result.stderr, result.stdout) == (True, "original")
+    assert (tmp_path / "new").read_text() == "new\n"
+
+
+def test_relative_paths_begin_here(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    result = aions_run("--bind", ".", ".", "sh", "-c", "pwd; echo x > made", cwd=tmp_path, env=environment)
+    assert (result.stdout, result.stderr) == (f"{tmp_path}\n", "")
+    assert (tmp_path / "made").exists()
+
+
+def test_overlays(tmp_path: Path) -> None:
+    for name in ("low", "high", "upper", "work"):
+        (tmp_path / name).mkdir()
+    for name in ("low", "high"):
+        (tmp_path / name / "both").write_text(name)
+    low = tmp_path / "low"
+    sources = ("--overlay-src", low, "--overlay-src", tmp_path / "high")
+    assert output(*sources, "--tmp-overlay", "/srv", "sh", "-c", "cat /srv/both; echo x > /srv/x; ls /srv") == "highboth\nx\n"
+    assert output("--tmp-overlay", low, "sh", "-c", f"echo mine > {low}/both; cat {low}/both") == "mine\n"
+    assert (low / "both").read_text() == "low"
+    output(*sources, "--overlay", tmp_path / "upper", tmp_path / "work", "/srv", "sh", "-c", "echo x > /srv/both")
+    assert (tmp_path / "upper" / "both").read_text() == "x\n"
+    assert (tmp_path / "high" / "both").read_text() == "high"
+
+
+def test_a_root(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    found = output(
+        "--root", tree, "--hostname", "tree", "-r", "sh", "-c", "hostname; id -u; pwd; ls /; readlink /proc/self/exe"
+    )
+    assert found.split() == ["tree", "0", "/", *sorted([*os.listdir(tree)]), "/bin/readlink"]
+    for name in ("dev", "proc", "tmp"):
+        assert not any((tree / name).iterdir())
+    assert output("--ro-bind", tree, "/", "--tmpfs", "/dev", "sh", "-c", "ls /dev") == ""
+    assert "one root" in aions_run("--root", "/", "--root", "/", "true").stderr
+
+
+@pytest.mark.needs("time_namespaces")
+def test_clocks_and_names() -> None:
+    arguments = ("--boottime", "1000000", "--monotonic", "-0.5", "--hostname", "other")
+    uptime, name = output(*arguments, "sh", "-c", "cat /proc/uptime | cut -d' ' -f1; hostname").split()
+    assert float(uptime) > 1_000_000
+    assert name == "other"
+
+
+def test_the_exit_status_is_the_commands() -> None:
+    assert aions_run("sh", "-c", "exit 7").returncode == 7
+    assert aions_run("no-such-command", env={**os.environ, "PATH": "/usr/bin:/bin"}).returncode == 127
+    assert aions_run("--", "sh", "-c", "kill -TERM $$").returncode == -15
+
+
+def test_a_refusal_says_what_to_do(tmp_path: Path) -> None:
+    result = aions_run("--bind", tmp_path / "none", "/srv", "true")
+    assert result.returncode == 1
+    assert "No such file or directory" in result.stderr
+    assert "Remedy: " in result.stderr
+    assert "It was step 5 of 6" in result.stderr or "It was step 6 of 6" in result.stderr
