@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from aions import Namespace
+from aions import Clock, Namespace
 
 NAMESPACES = {
     Namespace.USER: ("-U", "--user"),
@@ -106,6 +106,12 @@ def chosen(options: argparse.Namespace) -> dict[Namespace, Any]:
     """Return the namespaces that were asked for, each with the value of its option."""
     values = {kind: getattr(options, word.removeprefix("--")) for kind, (_, word) in NAMESPACES.items()}
     return {kind: value for kind, value in values.items() if value not in (None, False)}
+
+
+def clock_offsets(options: argparse.Namespace) -> dict[Clock, float]:
+    """Return by how much clocks are to be ahead, where that was asked for."""
+    offsets = {clock: getattr(options, clock.value) for clock in Clock}
+    return {clock: offset for clock, offset in offsets.items() if offset is not None}
 
 
 def id_number(text: str) -> int:

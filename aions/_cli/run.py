@@ -22,7 +22,7 @@ from aions import (
 )
 from aions._cli.command import run as run_command
 from aions._cli.ending import Ended
-from aions._cli.options import Options
+from aions._cli.options import Options, clock_offsets
 
 WHAT = "run a command by itself, with a read-only view of this machine"
 USAGE = "[options] [--] [COMMAND …]"
@@ -124,7 +124,7 @@ async def run(options: argparse.Namespace) -> Ended:
     unshare = _FRESH
     if not options.share_net:
         unshare |= Namespace.NETWORK
-    clocks = {clock: getattr(options, clock.value) for clock in Clock if getattr(options, clock.value) is not None}
+    clocks = clock_offsets(options)
     if clocks:
         unshare |= Namespace.TIME
     async with open_worker(

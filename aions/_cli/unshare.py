@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 
-from aions import Identity, Namespace, Worker, open_worker
+from aions import Clock, Identity, MountFlag, Namespace, Propagation, Worker, open_worker
 from aions._cli import mapping
 from aions._cli.command import run as run_command
 from aions._cli.ending import Ended
-from aions._cli.options import NAMESPACES, Options, chosen, id_number, signal_number
+from aions._cli.options import NAMESPACES, Options, chosen, clock_offsets, id_number, signal_number
 
 WHAT = "run a command in new namespaces"
 USAGE = "[options] [--] [COMMAND …]"
@@ -32,9 +31,14 @@ def add_options(options: Options) -> None:
         type=signal_number,
         help="what the command gets when aions ends before it (implies --fork; SIGKILL)",
     )
+    options.value("--propagation", metavar="MODE", help="of mounts: private (if not given), slave, shared, unchanged")
     options.optional("--mount-proc", metavar="DIR", const="/proc", help="mount a new /proc (implies --mount)")
     options.value("-R", "--root", metavar="DIR", help="the command's root directory")
     options.value("-w", "--wd", metavar="DIR", help="its working directory, in that root")
+    for clock in Clock:
+        options.value(
+            f"--{clock.value}", metavar="SECONDS", type=int, help=f"have the {clock.value} clock ahead (takes --time)"
+        )
     options.value("-S", "--setuid", metavar="UID", type=id_number, help="its user")
     options.value("-G", "--setgid", metavar="GID", type=id_number, help="its group; it has no others then")
 
@@ -45,8 +49,12 @@ async def run(options: argparse.Namespace) -> Ended:
     namespaces = _namespaces(options) if identity is None else _namespaces(options) | Namespace.USER
     if Namespace.USER in namespaces and identity is None:
         identity = Identity()
-    preload = [] if options.root is None else ["aions._worker.commands"]  # while the worker can see it
-    async with open_worker(unshare=namespaces, identity=identity or Identity.root, preload=preload) as worker:
+    async with open_worker(
+        unshare=namespaces,
+        identity=identity or Identity.root,
+        propagation=None if options.propagation == "unchanged" else options.propagation or Propagation.PRIVATE,
+        clock_offsets=clock_offsets(options),
+    ) as worker:
         await _prepare(worker, options)
         return await run_command(
             worker,
@@ -73,12 +81,12 @@ async def _prepare(worker: Worker, options: argparse.Namespace) -> None:
     """Change root and working directory, then mount /proc: in this order, so that --mount-proc=DIR is a path inside."""
     directory = options.wd
     if options.root is not None:
-        await worker.run_sync(os.chroot, options.root)
+        await worker.chroot(options.root)
         directory = directory or "/"
     if directory is not None:
-        await worker.run_sync(os.chdir, directory)
+        await worker.chdir(directory)
     if options.mount_proc is not None:
-        await worker.run_process(["mount", "-t", "proc", "-o", "nosuid,nodev,noexec", "proc", options.mount_proc], stderr=None)
+        await worker.mount("proc", options.mount_proc, "proc", MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC)
 
 
 def _kept_back(options: argparse.Namespace) -> tuple[int, ...]:

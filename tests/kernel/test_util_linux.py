@@ -57,6 +57,24 @@ def test_unshare_time() -> None:
     assert outcome(OURS, *command) == outcome([], *command)
 
 
+@pytest.mark.needs("time_namespaces")
+@pytest.mark.parametrize("options", ["--monotonic=1000 --boottime 2000", "--boottime=500", ""])
+def test_unshare_clocks(options: str) -> None:
+    command = ("unshare", "-rTf", *options.split(), "cat", "/proc/self/timens_offsets")
+    assert outcome(OURS, *command) == outcome([], *command)
+
+
+@pytest.mark.parametrize(
+    "options", ["", *(f"--propagation {mode}" for mode in ("private", "slave", "shared", "unchanged", "no"))]
+)
+def test_unshare_propagation(options: str) -> None:
+    """The two are compared where each mount is shared, with a process that stays there."""
+    stays = ["sh", "-c", '"$@"; exit $?', "sh"]
+    shared = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "shared", *stays]
+    command = ("unshare", "-m", *options.split(), "sh", "-c", "cut -d' ' -f7 /proc/self/mountinfo | cut -d: -f1")
+    assert outcome([*shared, *OURS], *command) == outcome(shared, *command)
+
+
 @pytest.mark.needs("usr_as_root")
 @pytest.mark.parametrize("options", ["-R /usr", "--root=/usr -w /share", "-R/usr -w share", "-mR /usr --wd=/nowhere"])
 def test_unshare_root(options: str) -> None:
