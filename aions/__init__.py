@@ -10,6 +10,8 @@ whole public surface. Where the code is:
     _cli       the command line
 """
 
+from aions._app.capabilities import Capability
+from aions._app.credentials import Credentials
 from aions._app.current import (
     connect_tcp,
     connect_unix,
@@ -22,7 +24,11 @@ from aions._app.current import (
     current_worker,
     enter,
     enter_namespace,
+    get_credentials,
     get_namespace_id,
+    get_owner_uid,
+    get_owning_namespace,
+    get_parent_namespace,
     getaddrinfo,
     getnameinfo,
     new_namespace,
@@ -30,11 +36,16 @@ from aions._app.current import (
     open_file,
     open_namespace,
     open_process,
+    read_group_mappings,
+    read_user_mappings,
+    restrict,
     run_process,
     run_sync,
     set_clock_offset,
     set_namespace,
     socket,
+    translate_group_id,
+    translate_user_id,
     unshare,
     write_group_mappings,
     write_user_mappings,
@@ -54,6 +65,9 @@ from aions._app.current_mounts import (
     sethostname,
     umount,
 )
+from aions._app.diagnosis import diagnose
+from aions._app.findings import Finding, Verdict
+from aions._app.identity import Identity
 from aions._app.mount_values import (
     Bind,
     Dev,
@@ -77,10 +91,14 @@ from aions._types import Clock, FileDescriptor, GroupMapping, Namespace, Namespa
 __all__ = [
     "AionsError",
     "Bind",
+    "Capability",
     "Clock",
+    "Credentials",
     "Dev",
     "FileDescriptor",
+    "Finding",
     "GroupMapping",
+    "Identity",
     "Mount",
     "MountAttribute",
     "MountFlag",
@@ -96,6 +114,7 @@ __all__ = [
     "Sysfs",
     "Tmpfs",
     "UserMapping",
+    "Verdict",
     "Worker",
     "WorkerDied",
     "bind_mount",
@@ -110,10 +129,15 @@ __all__ = [
     "create_unix_datagram_socket",
     "create_unix_listener",
     "current_worker",
+    "diagnose",
     "enter",
     "enter_namespace",
     "fsmount",
+    "get_credentials",
     "get_namespace_id",
+    "get_owner_uid",
+    "get_owning_namespace",
+    "get_parent_namespace",
     "getaddrinfo",
     "getnameinfo",
     "mount",
@@ -127,6 +151,9 @@ __all__ = [
     "open_tree",
     "open_worker",
     "pivot_root",
+    "read_group_mappings",
+    "read_user_mappings",
+    "restrict",
     "run_process",
     "run_sync",
     "set_clock_offset",
@@ -135,6 +162,8 @@ __all__ = [
     "setdomainname",
     "sethostname",
     "socket",
+    "translate_group_id",
+    "translate_user_id",
     "umount",
     "unshare",
     "write_group_mappings",

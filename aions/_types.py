@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 
 class Namespace(enum.Flag, boundary=enum.STRICT):
@@ -106,9 +105,6 @@ class NamespaceID:
 _HIGHEST_ID = 2**32 - 2
 """4294967295 is (uid_t) -1, "no id"; the kernel refuses it."""
 
-_MAX_LINES = 340
-_MAX_BYTES = 4095
-
 
 @dataclass(frozen=True)
 class UserMapping:
@@ -140,30 +136,6 @@ class UserMapping:
 @dataclass(frozen=True)
 class GroupMapping(UserMapping):
     """The same as `UserMapping`, for group ids."""
-
-
-def map_text(mappings: Iterable[UserMapping]) -> str:
-    """Write mappings as uid_map and gid_map take them.
-
-    Raises:
-        ValueError: there are none, two overlap on either side, or they are more than the kernel takes in its one write.
-    """
-    mappings = list(mappings)
-    if not mappings:
-        raise ValueError("an id map needs at least one mapping")
-    for side in ("inside", "outside"):
-        _check_overlap(mappings, side)
-    text = "".join(f"{mapping.inside} {mapping.outside} {mapping.count}\n" for mapping in mappings)
-    if len(mappings) > _MAX_LINES or len(text) > _MAX_BYTES:
-        raise ValueError(f"{len(mappings)} mappings of {len(text)} bytes: the limits are {_MAX_LINES} and {_MAX_BYTES}")
-    return text
-
-
-def _check_overlap(mappings: list[UserMapping], side: str) -> None:
-    ordered = sorted(mappings, key=lambda mapping: getattr(mapping, side))
-    for lower, upper in pairwise(ordered):
-        if getattr(lower, side) + lower.count > getattr(upper, side):
-            raise ValueError(f"{lower!r} and {upper!r} overlap {side}")
 
 
 class Clock(enum.Enum):

@@ -18,6 +18,8 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from aions._app import targets
+from aions._app.capabilities import Capabilities
+from aions._app.credentials import Credentials
 from aions._app.descriptor import HasFileno
 from aions._app.home import Home, current_home
 from aions._app.link import Link
@@ -93,14 +95,16 @@ async def unshare(namespaces: Namespaces) -> None:
     await (await current_worker()).unshare(namespaces)
 
 
-async def set_namespace(fd: int | HasFileno, namespace: Namespaces | None = None) -> None:
+async def set_namespace(
+    fd: int | HasFileno, namespace: Namespaces | None = None, *, preserve_credentials: bool = False
+) -> None:
     """Move the current worker into what a descriptor stands for. See `Worker.set_namespace`."""
-    await (await current_worker()).set_namespace(fd, namespace)
+    await (await current_worker()).set_namespace(fd, namespace, preserve_credentials=preserve_credentials)
 
 
-async def enter_namespace(pid: int, namespace: Namespaces) -> None:
+async def enter_namespace(pid: int, namespace: Namespaces, *, preserve_credentials: bool = False) -> None:
     """Move the current worker into namespaces of a process. See `Worker.enter_namespace`."""
-    await (await current_worker()).enter_namespace(pid, namespace)
+    await (await current_worker()).enter_namespace(pid, namespace, preserve_credentials=preserve_credentials)
 
 
 async def get_namespace_id(pid: int | None, namespace: NamespaceLike) -> NamespaceID:
@@ -116,6 +120,55 @@ async def write_user_mappings(pid: int | None, mappings: Iterable[UserMapping]) 
 async def write_group_mappings(pid: int | None, mappings: Iterable[GroupMapping], deny_setgroups: bool = False) -> None:
     """Write the gid map of a process, or (None) of the current worker. See `Worker.write_group_mappings`."""
     await (await current_worker()).write_group_mappings(pid, mappings, deny_setgroups)
+
+
+async def read_user_mappings(pid: int | None) -> list[UserMapping]:
+    """Read the uid map of a process, or (None) of the current worker. See `Worker.read_user_mappings`."""
+    return await (await current_worker()).read_user_mappings(pid)
+
+
+async def read_group_mappings(pid: int | None) -> list[GroupMapping]:
+    """Read the gid map of a process, or (None) of the current worker. See `Worker.read_group_mappings`."""
+    return await (await current_worker()).read_group_mappings(pid)
+
+
+async def translate_user_id(user: int, source: int | None, target: int | None) -> int | None:
+    """Say which number a user of one user namespace has in another. See `Worker.translate_user_id`."""
+    return await (await current_worker()).translate_user_id(user, source, target)
+
+
+async def translate_group_id(group: int, source: int | None, target: int | None) -> int | None:
+    """Say which number a group of one user namespace has in another. See `Worker.translate_group_id`."""
+    return await (await current_worker()).translate_group_id(group, source, target)
+
+
+async def get_owner_uid(pid: int | None) -> int:
+    """Say who owns the user namespace of a process, or (None) of the current worker. See `Worker.get_owner_uid`."""
+    return await (await current_worker()).get_owner_uid(pid)
+
+
+async def get_owning_namespace(pid: int | None, namespace: NamespaceLike) -> NamespaceID:
+    """Identify the user namespace that owns one of a process, or of the current worker. See `Worker.get_owning_namespace`."""
+    return await (await current_worker()).get_owning_namespace(pid, namespace)
+
+
+async def get_parent_namespace(pid: int | None, namespace: NamespaceLike) -> NamespaceID:
+    """Identify the parent of a namespace of a process, or of the current worker. See `Worker.get_parent_namespace`."""
+    return await (await current_worker()).get_parent_namespace(pid, namespace)
+
+
+async def get_credentials(pid: int | None) -> Credentials:
+    """Read who a process, or (None) the current worker, is and what it may. See `Worker.get_credentials`."""
+    return await (await current_worker()).get_credentials(pid)
+
+
+async def restrict(
+    *, capabilities: Capabilities | None = None, keep_capabilities: bool = False, no_new_privs: bool = False
+) -> None:
+    """Have the current worker give up privileges, for good. See `Worker.restrict`."""
+    await (await current_worker()).restrict(
+        capabilities=capabilities, keep_capabilities=keep_capabilities, no_new_privs=no_new_privs
+    )
 
 
 async def set_clock_offset(clock: Clock, seconds: int, nanoseconds: int = 0) -> None:
@@ -141,6 +194,9 @@ async def run_process(
     group: str | int | None = None,
     extra_groups: Iterable[str | int] | None = None,
     umask: int = -1,
+    capabilities: Capabilities | None = None,
+    keep_capabilities: bool = False,
+    no_new_privs: bool = False,
 ) -> CompletedProcess[bytes]:
     """Run a command where the current worker is. See `Worker.run_process`."""
     return await (await current_worker()).run_process(
@@ -160,6 +216,9 @@ async def run_process(
         group=group,
         extra_groups=extra_groups,
         umask=umask,
+        capabilities=capabilities,
+        keep_capabilities=keep_capabilities,
+        no_new_privs=no_new_privs,
     )
 
 
@@ -179,6 +238,9 @@ async def open_process(
     group: str | int | None = None,
     extra_groups: Iterable[str | int] | None = None,
     umask: int = -1,
+    capabilities: Capabilities | None = None,
+    keep_capabilities: bool = False,
+    no_new_privs: bool = False,
 ) -> Process:
     """Start a command where the current worker is. See `Worker.open_process`."""
     return await (await current_worker()).open_process(
@@ -196,6 +258,9 @@ async def open_process(
         group=group,
         extra_groups=extra_groups,
         umask=umask,
+        capabilities=capabilities,
+        keep_capabilities=keep_capabilities,
+        no_new_privs=no_new_privs,
     )
 
 

@@ -11,11 +11,15 @@ from aions._types import Namespace
 from aions._wire.messages import (
     Fork,
     GetNamespaceID,
+    GetOwnerUID,
+    GetRelatedNamespace,
     IsolateResolver,
     NewNetwork,
     OpenSocket,
     OpenUnixSocket,
+    ReadProcess,
     Request,
+    Restrict,
     SetClockOffset,
     SetNamespace,
     SetPropagation,
@@ -30,8 +34,9 @@ _PID = Namespace.PID.value
 
 @dataclass(frozen=True)
 class _Explanation:
-    """Why the kernel says `errno` to `request`, and the way out. `with_any` narrows it by the namespaces asked
-    for, `call` by the name of the system call.
+    """Why the kernel says `errno` to `request`, and the way out.
+
+    `with_any` narrows it by the namespaces asked for, `calls` by how the name of the refused call begins.
     """
 
     request: type[Request]
@@ -39,16 +44,12 @@ class _Explanation:
     cause: str
     remedy: str
     with_any: int = 0
-    call: str = ""
+    calls: str | tuple[str, ...] = ""
 
     def fits(self, request: Request, errno: int, call: str) -> bool:
-        asked = getattr(request, "namespaces", 0)
-        return (
-            isinstance(request, self.request)
-            and errno == self.errno
-            and (not self.with_any or bool(asked & self.with_any))
-            and call.startswith(self.call)
-        )
+        if not isinstance(request, self.request) or errno != self.errno or not call.startswith(self.calls):
+            return False
+        return not self.with_any or bool(getattr(request, "namespaces", 0) & self.with_any)
 
 
 _QUOTA = (
@@ -196,7 +197,7 @@ _EXPLANATIONS = (
             "The worker lacks CAP_SYS_ADMIN over that network namespace, or over its own, to which it has to come back.",
             "Give the worker a network namespace of its own, made together with the user namespace that it is in, and make the "
             "others with it; or run as root.",
-            call="setns",
+            calls="setns",
         )
         for request in (OpenSocket, OpenUnixSocket)
     ),
@@ -218,6 +219,61 @@ _EXPLANATIONS = (
         ENOENT,
         "No such program, interpreter (first line of a script), or working directory, where the worker is.",
         "Give a path that exists in the worker's mount namespace.",
+    ),
+    *(
+        _Explanation(
+            request,
+            EPERM,
+            "To drop a capability from the bounding set takes CAP_SETPCAP, and the worker has not got that.",
+            "Open the worker in a user namespace (add Namespace.USER), or run as root; no_new_privs needs no capability.",
+            calls="prctl(PR_CAPBSET_DROP",
+        )
+        for request in (Restrict, Spawn)
+    ),
+    _Explanation(
+        Spawn,
+        EPERM,
+        "setgroups(2) is denied in the worker's user namespace, its gid map is not written, or the worker lacks CAP_SETGID.",
+        "Leave extra_groups out, or take an identity that allows it: Identity.subordinate, or Identity.whole for root.",
+        calls="setgroups(",
+    ),
+    _Explanation(
+        Spawn,
+        EPERM,
+        "To become another user or group takes CAP_SETUID or CAP_SETGID, and the worker has not got that.",
+        "Open the worker in a user namespace (add Namespace.USER), or run as root.",
+        calls=("setregid(", "setreuid("),
+    ),
+    _Explanation(
+        Spawn,
+        EINVAL,
+        "This user or group is mapped by no mapping of the worker's user namespace.",
+        "Map it: Identity.subordinate maps the user's subordinate ids, Identity.whole (for root) every one.",
+        calls=("setgroups(", "setregid(", "setreuid("),
+    ),
+    *(
+        _Explanation(
+            request,
+            ENOENT,
+            "There is no such process.",
+            "Ask while the process lives.",
+        )
+        for request in (ReadProcess, GetRelatedNamespace, GetOwnerUID)
+    ),
+    *(
+        _Explanation(
+            request,
+            EACCES,
+            "The process belongs to another user, or has more capabilities than the app (PTRACE_MODE_READ, ptrace(2)).",
+            "Ask as that user, or as root with CAP_SYS_PTRACE.",
+        )
+        for request in (GetRelatedNamespace, GetOwnerUID)
+    ),
+    _Explanation(
+        GetRelatedNamespace,
+        EPERM,
+        "The namespace to be named is neither the app's own nor one below it, or there is none above the initial one.",
+        "Ask from a program that runs further up.",
     ),
     *(_Explanation(*each) for each in MOUNT_REASONS),
     _Explanation(

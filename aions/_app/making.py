@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from aions._app import identity, membership
+import os
+
+from aions._app import maps, membership
 from aions._app.link import Link
 from aions._app.mount_values import Propagation
 from aions._app.namespace_file import NamespaceFile
-from aions._types import Namespace, NamespaceLike, combine
+from aions._types import Namespace, NamespaceLike, UserMapping, combine
 from aions._wire.messages import Done, NewNetwork, Opened, OpenNamespace, SetLoopbackUp, SetPropagation
 
 
@@ -14,11 +16,24 @@ async def _move(worker: Link, kind: Namespace, loopback: bool) -> None:
     """Move a worker into a new namespace."""
     await membership.unshare(worker, kind)
     if kind is Namespace.USER:
-        await identity.write_as_asked(worker, None, None)
+        await _map_root(worker)
     if kind is Namespace.MOUNT:
         await worker.call(SetPropagation(Propagation.PRIVATE.flag), Done)
     if loopback:
         await worker.call(SetLoopbackUp(), Done)
+
+
+async def _map_root(worker: Link) -> None:
+    """Make the app's user root, who may go by that number where the worker is already."""
+    for file, own in (("uid_map", os.geteuid()), ("gid_map", os.getegid())):
+        choices = [(own, False), (0, False)] + ([(own, True), (0, True)] if file == "gid_map" else [])
+        for choice in choices:
+            try:
+                await maps.write(worker, None, file, [UserMapping(0, choice[0], 1)], deny_setgroups=choice[1])
+                break
+            except PermissionError:
+                if choice is choices[-1]:
+                    raise
 
 
 async def open_own(worker: Link, namespace: NamespaceLike) -> NamespaceFile:

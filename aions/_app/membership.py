@@ -10,7 +10,19 @@ from aions._app.explain import explain
 from aions._app.link import Link
 from aions._app.targets import Target, held
 from aions._types import EVERY_KIND, Clock, Namespace, NamespaceID, NamespaceLike, Namespaces, combine
-from aions._wire.messages import Done, GetNamespaceID, Identified, SetClockOffset, SetNamespace, Unshare
+from aions._wire.messages import (
+    Done,
+    GetNamespaceID,
+    GetOwnerUID,
+    GetRelatedNamespace,
+    Identified,
+    SetClockOffset,
+    SetNamespace,
+    Unshare,
+    User,
+)
+
+_NS_GET_USERNS, _NS_GET_PARENT = 0xB701, 0xB702
 
 
 async def unshare(worker: Link, namespaces: Namespaces) -> None:
@@ -20,24 +32,26 @@ async def unshare(worker: Link, namespaces: Namespaces) -> None:
     await worker.call(Unshare(kinds.value), Done)
 
 
-async def set_namespace(worker: Link, fd: int | HasFileno, namespaces: Namespaces | None) -> None:
+async def set_namespace(worker: Link, fd: int | HasFileno, namespaces: Namespaces | None, preserve_credentials: bool) -> None:
     """Join what a descriptor stands for."""
     kinds = None if namespaces is None else combine(namespaces)
-    request = SetNamespace(kinds.value if kinds else 0, fd if isinstance(fd, int) else fd.fileno())
+    request = SetNamespace(kinds.value if kinds else 0, preserve_credentials, fd if isinstance(fd, int) else fd.fileno())
     worker.leaves(kinds or EVERY_KIND, for_others=True)
     await worker.call(request, Done)
 
 
-async def enter(worker: Link, target: Target, namespaces: Namespaces | None) -> Namespace:
+async def enter(
+    worker: Link, target: Target, namespaces: Namespaces | None = None, preserve_credentials: bool = False
+) -> Namespace:
     """Join a target, and return which kinds of namespace that were."""
     with held(target) as found:
         kinds = found.kinds(namespaces)
-        await set_namespace(worker, found.descriptor, kinds)
+        await set_namespace(worker, found.descriptor, kinds, preserve_credentials)
         worker.network_name = found.name
     return kinds
 
 
-async def enter_namespace(worker: Link, pid: int, namespaces: Namespaces) -> None:
+async def enter_namespace(worker: Link, pid: int, namespaces: Namespaces, preserve_credentials: bool) -> None:
     """Join namespaces of a process. The pid becomes a pidfd here, on the app's side: it is the app's pid."""
     namespaces = combine(namespaces)
     if pid <= 0:
@@ -45,9 +59,11 @@ async def enter_namespace(worker: Link, pid: int, namespaces: Namespaces) -> Non
     try:
         pidfd = os.pidfd_open(pid)
     except OSError as error:
-        raise explain(error, SetNamespace(namespaces.value, -1), f"pidfd_open({pid})", "the app") from None
+        raise explain(
+            error, SetNamespace(namespaces.value, preserve_credentials, -1), f"pidfd_open({pid})", "the app"
+        ) from None
     try:
-        await set_namespace(worker, pidfd, namespaces)
+        await set_namespace(worker, pidfd, namespaces, preserve_credentials)
     finally:
         os.close(pidfd)
 
@@ -59,6 +75,33 @@ async def get_namespace_id(worker: Link, pid: int | None, namespace: NamespaceLi
     at: Connection = worker if pid is None else worker.forkserver
     found = await at.call(GetNamespaceID(pid, kind.kernel_name), Identified)
     return NamespaceID(kind, found.device, found.inode, found.id)
+
+
+async def get_owning_namespace(worker: Link, pid: int | None, namespace: NamespaceLike) -> NamespaceID:
+    """Identify the user namespace that owns a namespace."""
+    return await _related(worker, pid, combine(namespace), Namespace.USER, _NS_GET_USERNS)
+
+
+async def get_parent_namespace(worker: Link, pid: int | None, namespace: NamespaceLike) -> NamespaceID:
+    """Identify the namespace that a namespace was made in."""
+    kind = combine(namespace)
+    if kind not in (Namespace.PID, Namespace.USER):
+        raise ValueError(f"{kind!r}: only pid and user namespaces have parents")
+    return await _related(worker, pid, kind, kind, _NS_GET_PARENT)
+
+
+async def _related(worker: Link, pid: int | None, of: Namespace, kind: Namespace, relation: int) -> NamespaceID:
+    """Ask the forkserver: what is beyond a worker's own user namespace, the worker may not know."""
+    worker.check_open()
+    request = GetRelatedNamespace(worker.child.pid if pid is None else pid, of.kernel_name, relation)
+    found = await worker.forkserver.call(request, Identified)
+    return NamespaceID(kind, found.device, found.inode, found.id)
+
+
+async def get_owner_uid(worker: Link, pid: int | None) -> int:
+    """Name the user who made a user namespace."""
+    worker.check_open()
+    return (await worker.forkserver.call(GetOwnerUID(worker.child.pid if pid is None else pid), User)).uid
 
 
 async def set_clock_offset(worker: Link, clock: Clock, seconds: int, nanoseconds: int) -> None:

@@ -150,7 +150,7 @@ async def _resolver(worker: Link, namespace: NamespaceFile | None) -> AsyncItera
             found = await worker.call(ReadResolverFiles(), ResolverFiles)
             await _join_network(resolver, worker)
         if namespace is not None:
-            await set_namespace(resolver, namespace, Namespace.NETWORK)
+            await set_namespace(resolver, namespace, Namespace.NETWORK, preserve_credentials=False)
         if worker.moved or namespace is not None:
             name = namespace.name if namespace is not None else worker.network_name
             await resolver.call(IsolateResolver(name, found.files, found.contents), Done)
@@ -166,6 +166,6 @@ async def _join_network(resolver: Link, worker: Link) -> None:
     the app's file system, and takes from theirs the contents of a few files.
     """
     try:
-        await set_namespace(resolver, worker.child.pidfd, Namespace.NETWORK)
+        await set_namespace(resolver, worker.child.pidfd, Namespace.NETWORK, preserve_credentials=False)
     except PermissionError:
-        await set_namespace(resolver, worker.child.pidfd, Namespace.USER | Namespace.NETWORK)
+        await set_namespace(resolver, worker.child.pidfd, Namespace.USER | Namespace.NETWORK, preserve_credentials=False)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
-from aions._app import identity, membership, preloading, preparing
+from aions._app import credentials, maps, membership, preloading, preparing
+from aions._app.capabilities import Capabilities
 from aions._app.current import being_current
-from aions._app.home import current_home
+from aions._app.home import Home, current_home
+from aions._app.identity import Identity, IdentityLike
 from aions._app.mount_values import Mount, Propagation
 from aions._app.preparing import Limits
 from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
 from aions._app.worker import Worker
-from aions._types import Clock, GroupMapping, Namespace, Namespaces, UserMapping, combine
+from aions._types import Clock, Namespace, Namespaces, combine
 from aions._wire.messages import SetLoopbackUp, Unshare
 
 Entering = Target | tuple[Target, Namespaces]
@@ -25,8 +28,10 @@ async def open_worker(
     *,
     enter: Entering | list[Entering] | None = None,
     unshare: Namespaces = (),
-    user_mappings: Iterable[UserMapping] | None = None,
-    group_mappings: Iterable[GroupMapping] | None = None,
+    identity: IdentityLike = Identity.root,
+    capabilities: Capabilities | None = None,
+    keep_capabilities: bool = False,
+    no_new_privs: bool = False,
     preload: Iterable[str] = (),
     hostname: str | None = None,
     propagation: Propagation | str | None = Propagation.PRIVATE,
@@ -45,8 +50,11 @@ async def open_worker(
             kinds of namespace, `enter=(pid, Namespace.NETWORK)`; or a list of these, which are entered one after the other.
         unshare: the new namespaces that it is to be in. With PID it is the first process of its pid namespace, and collects
             orphans there.
-        user_mappings: with USER, the uid map. None makes the app's user root inside; an empty one leaves the map unwritten.
-        group_mappings: the same for groups. setgroups(2) is forbidden inside only where the kernel asks for it.
+        identity: with USER, who the app is inside: an `Identity`, or a function that makes one then. If it maps others than the
+            app's user and group, the worker is root there. Other groups of the app's are dropped if setgroups(2) is allowed.
+        capabilities: the only ones that may be left, as for `Worker.restrict`, which is called last.
+        keep_capabilities: let commands that are not root keep them.
+        no_new_privs: let no program give more.
         preload: names of modules that this worker is to have imported from the start, for `run_sync`; and all that are opened
             after it in this event loop. They are imported once, in the forkserver, which is kept busy for as long.
         hostname: with UTS, what the machine is called inside.
@@ -66,7 +74,7 @@ async def open_worker(
         loopback: with NETWORK, set its loopback up, so that 127.0.0.1 and ::1 work inside.
 
     Raises:
-        AionsError: a module to preload starts threads. Whatever else importing it raises.
+        AionsError: `Identity.subordinate` finds no ids; a module to preload starts threads. Whatever else importing it raises.
         ValueError: something is asked for that takes a namespace which is not; values that no kernel takes.
         OSError: whatever the methods of `Worker` raise of which this is made. A note names the step that was refused. Nothing
             half-made remains, but for directories that were made to mount something on.
@@ -75,6 +83,7 @@ async def open_worker(
     them. The same happens when the app ends, whatever ends it.
     """
     kinds = _kinds(unshare)
+    who = _identity(kinds, identity)
     limits = preparing.limits_and_cgroups(rlimits or {}, cgroup)
     moving = [
         *([Unshare(kinds.value)] if kinds else []),
@@ -83,8 +92,6 @@ async def open_worker(
     inside = preparing.furnishing(kinds, hostname, propagation, root, mount_proc, mounts)
     if loopback:
         inside.append(SetLoopbackUp())
-    if Namespace.USER not in kinds and (user_mappings is not None or group_mappings is not None):
-        raise ValueError("mappings are for a new user namespace: add Namespace.USER to unshare")
     if loopback and Namespace.NETWORK not in kinds:
         raise ValueError("a loopback is set up in a new network namespace: add Namespace.NETWORK to unshare")
     entering = enter if isinstance(enter, list) else [] if enter is None else [enter]
@@ -97,19 +104,25 @@ async def open_worker(
         if entering:
             await preparing.prepare(link, limits)
             for each in entering:
-                entered |= await membership.enter(link, *(each if isinstance(each, tuple) else (each, None)))
+                entered |= await membership.enter(link, *(each if isinstance(each, tuple) else (each,)))
         if kinds:
             link.leaves(kinds)
         await preparing.prepare(link, moving if entering else [*limits, *moving])
         if Namespace.USER in kinds:
-            await identity.write_as_asked(link, user_mappings, group_mappings)
+            await maps.assume(link, who, partial(_launched, home))
         if (kinds | entered) & (Namespace.PID | Namespace.TIME):
             link = await link.fork()  # these two are for children
             stack.push_async_callback(link.aclose)
         await preparing.prepare(link, inside)
+        if (capabilities, keep_capabilities, no_new_privs) != (None, False, False):
+            await credentials.restrict(link, capabilities, keep_capabilities, no_new_privs)
         worker = Worker(link)
         with being_current(home, worker):
             yield worker
+
+
+async def _launched(home: Home) -> Worker:
+    return Worker(await home.fork())
 
 
 def _kinds(unshare: Namespaces) -> Namespace:
@@ -118,3 +131,11 @@ def _kinds(unshare: Namespaces) -> Namespace:
     if not isinstance(unshare, Namespace):
         unshare = tuple(unshare)
     return combine(unshare) if unshare else Namespace(0)
+
+
+def _identity(kinds: Namespace, identity: IdentityLike) -> Identity:
+    if Namespace.USER in kinds:
+        return maps.in_parent(identity if isinstance(identity, Identity) else identity())
+    if identity != Identity.root:
+        raise ValueError("an identity is for a new user namespace: add Namespace.USER to unshare")
+    return Identity()

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import anyio
 
+from aions._app.capabilities import Capabilities, mask
 from aions._app.child import Child, Lifeline
 from aions._app.descriptor import Descriptor
 from aions._app.link import Link
@@ -149,8 +150,11 @@ async def open_process(
     group: str | int | None,
     extra_groups: Iterable[str | int] | None,
     umask: int,
+    capabilities: Capabilities | None,
+    keep_capabilities: bool,
+    no_new_privs: bool,
 ) -> Process:
-    """Start a command. The parameters are those of `anyio.open_process`."""
+    """Start a command. The parameters are those of `anyio.open_process`, and then ours."""
     if startupinfo is not None or creationflags:
         raise ValueError("startupinfo and creationflags are for Windows only")
     shell = isinstance(command, str | bytes | PathLike)
@@ -179,6 +183,9 @@ async def open_process(
                 group=None if group is None else _group_id(group),
                 extra_groups=None if extra_groups is None else tuple(map(_group_id, extra_groups)),
                 umask=umask,
+                capabilities=mask(capabilities),
+                keep_capabilities=keep_capabilities,
+                no_new_privs=no_new_privs,
                 pass_fds=numbers,
                 exit=lifeline.theirs.fileno(),
                 stdin=stdin_fd,

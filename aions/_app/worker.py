@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 
 import anyio
 
-from aions._app import files, functions, identity, making, membership, processes
+from aions._app import credentials, files, functions, making, map_reading, maps, membership, processes
+from aions._app.capabilities import Capabilities
+from aions._app.credentials import Credentials
 from aions._app.descriptor import HasFileno
 from aions._app.link import Link
 from aions._app.mounting import Mounting
@@ -72,13 +74,17 @@ class Worker(Mounting, Networking):
         """
         await membership.unshare(self._link, namespaces)
 
-    async def set_namespace(self, fd: int | HasFileno, namespace: Namespaces | None = None) -> None:
+    async def set_namespace(
+        self, fd: int | HasFileno, namespace: Namespaces | None = None, *, preserve_credentials: bool = False
+    ) -> None:
         """Move the worker into the namespace, or namespaces, that a descriptor stands for.
 
         Args:
             fd: a descriptor of a namespace (/proc/PID/ns/…), or a pidfd; it remains the caller's.
             namespace: of which type it must be; with a pidfd, the types to join, in one atomic step. None takes a namespace of
                 any type.
+            preserve_credentials: stay who it is in another user namespace. Otherwise the worker is root there, if 0 is mapped,
+                and drops the app's other groups, if setgroups(2) is allowed.
 
         Raises:
             OSError: EINVAL: the wrong type, or the worker's own user namespace. EPERM: no CAP_SYS_ADMIN there. ESRCH: the
@@ -86,9 +92,9 @@ class Worker(Mounting, Networking):
 
         Kernel: setns(2); with a pidfd since Linux 5.8.
         """
-        await membership.set_namespace(self._link, fd, namespace)
+        await membership.set_namespace(self._link, fd, namespace, preserve_credentials)
 
-    async def enter_namespace(self, pid: int, namespace: Namespaces) -> None:
+    async def enter_namespace(self, pid: int, namespace: Namespaces, *, preserve_credentials: bool = False) -> None:
         """Move the worker into namespaces of a process: into all that are named, or into none.
 
         The process is held by a pidfd, so its pid cannot be used again meanwhile.
@@ -96,6 +102,7 @@ class Worker(Mounting, Networking):
         Args:
             pid: as the app sees it.
             namespace: one or more types.
+            preserve_credentials: as for `set_namespace`.
 
         Raises:
             OSError: ESRCH: no such process, or it ended meanwhile. EPERM: no CAP_SYS_ADMIN there. EINVAL: the worker's own user
@@ -103,9 +110,9 @@ class Worker(Mounting, Networking):
 
         Kernel: setns(2) and pidfd_open(2), Linux 5.8.
         """
-        await membership.enter_namespace(self._link, pid, namespace)
+        await membership.enter_namespace(self._link, pid, namespace, preserve_credentials)
 
-    async def enter(self, target: Target, namespaces: Namespaces | None = None) -> None:
+    async def enter(self, target: Target, namespaces: Namespaces | None = None, *, preserve_credentials: bool = False) -> None:
         """Move the worker into the namespaces of a target: into all that are named, or into none.
 
         Args:
@@ -113,6 +120,7 @@ class Worker(Mounting, Networking):
                 a socket (its network namespace), or a name that `ip netns` knows. An int that is no pid but a descriptor (a
                 pidfd, an nsfd) goes into a `FileDescriptor`. All remain the caller's.
             namespaces: of a process, which ones. Of one namespace, which kind it has to be; None takes any.
+            preserve_credentials: as for `set_namespace`.
 
         Raises:
             ValueError: a process and no namespaces; a namespace of another kind.
@@ -121,7 +129,7 @@ class Worker(Mounting, Networking):
 
         Kernel: setns(2); ioctl_nsfs(2); SIOCGSKNS for sockets. Processes are held by pidfd, Linux 5.8.
         """
-        await membership.enter(self._link, target, namespaces)
+        await membership.enter(self._link, target, namespaces, preserve_credentials)
 
     async def open_namespace(self, namespace: NamespaceLike) -> NamespaceFile:
         """Open a namespace that the worker is in, so that it lives on when everybody has left it.
@@ -179,7 +187,7 @@ class Worker(Mounting, Networking):
 
         Kernel: user_namespaces(7).
         """
-        await identity.write(self._link, pid, "uid_map", mappings)
+        await maps.write(self._link, pid, "uid_map", mappings)
 
     async def write_group_mappings(
         self, pid: int | None, mappings: Iterable[GroupMapping], deny_setgroups: bool = False
@@ -197,7 +205,118 @@ class Worker(Mounting, Networking):
 
         Kernel: user_namespaces(7).
         """
-        await identity.write(self._link, pid, "gid_map", mappings, deny_setgroups)
+        await maps.write(self._link, pid, "gid_map", mappings, deny_setgroups)
+
+    async def read_user_mappings(self, pid: int | None) -> list[UserMapping]:
+        """Read the uid map of a user namespace.
+
+        Args:
+            pid: a process in the namespace, as the app sees it: `outside` is then in the app's own ids. None means the worker
+                itself, and `outside` is in the ids of the parent of its namespace, as they were written.
+
+        Raises:
+            OSError: ENOENT: no such process.
+
+        Kernel: user_namespaces(7).
+        """
+        return await map_reading.read(self._link, pid, "uid_map", UserMapping)
+
+    async def read_group_mappings(self, pid: int | None) -> list[GroupMapping]:
+        """Read the gid map of a user namespace, as `read_user_mappings` does the uid map."""
+        return await map_reading.read(self._link, pid, "gid_map", GroupMapping)
+
+    async def translate_user_id(self, user: int, source: int | None, target: int | None) -> int | None:
+        """Say which number a user of one user namespace has in another; None, if it has none there, or does not exist.
+
+        Args:
+            user: the id in the namespace of `source`.
+            source: a process, as the app sees it; None means the worker. `os.getpid()` stands for the app.
+            target: the same for the other namespace.
+
+        Raises:
+            OSError: ENOENT: no such process. EACCES: another user's.
+        """
+        return await map_reading.translate(self._link, user, source, target, "uid_map", UserMapping)
+
+    async def translate_group_id(self, group: int, source: int | None, target: int | None) -> int | None:
+        """Say which number a group of one user namespace has in another, as `translate_user_id` does for a user."""
+        return await map_reading.translate(self._link, group, source, target, "gid_map", GroupMapping)
+
+    async def get_owner_uid(self, pid: int | None) -> int:
+        """Say who owns a user namespace: the user who made it, and has all capabilities over it.
+
+        Args:
+            pid: a process in it, as the app sees it; None means the worker.
+
+        Returns:
+            The id of the user, as the app counts; 65534 if the app has no number for it.
+
+        Raises:
+            OSError: ENOENT: no such process. EACCES: another user's.
+
+        Kernel: NS_GET_OWNER_UID, ioctl_nsfs(2).
+        """
+        return await membership.get_owner_uid(self._link, pid)
+
+    async def get_owning_namespace(self, pid: int | None, namespace: NamespaceLike) -> NamespaceID:
+        """Identify the user namespace that owns a namespace: whose capabilities count in it.
+
+        Args:
+            pid: a process in the namespace, as the app sees it; None means the worker.
+            namespace: one type. A user namespace is owned by its parent.
+
+        Raises:
+            OSError: EPERM: it is neither the app's own user namespace nor one below. ENOENT: no such process. EACCES: another
+                user's.
+
+        Kernel: NS_GET_USERNS, ioctl_nsfs(2).
+        """
+        return await membership.get_owning_namespace(self._link, pid, namespace)
+
+    async def get_parent_namespace(self, pid: int | None, namespace: NamespaceLike) -> NamespaceID:
+        """Identify the namespace that a PID or USER namespace was made in.
+
+        Args:
+            pid: a process in the namespace, as the app sees it; None means the worker.
+            namespace: PID or USER; the others have no parents.
+
+        Raises:
+            ValueError: another type.
+            OSError: EPERM: it is beyond the app's own namespace. ENOENT: no such process. EACCES: another user's.
+
+        Kernel: NS_GET_PARENT, ioctl_nsfs(2).
+        """
+        return await membership.get_parent_namespace(self._link, pid, namespace)
+
+    async def get_credentials(self, pid: int | None) -> Credentials:
+        """Read who a process is and what it may: ids, groups, capabilities, no_new_privs.
+
+        Args:
+            pid: as the app sees it, with ids as the app counts; None means the worker itself, and ids as it counts.
+
+        Raises:
+            OSError: ENOENT: no such process.
+
+        Kernel: proc_pid_status(5).
+        """
+        return await credentials.read(self._link, pid)
+
+    async def restrict(
+        self, *, capabilities: Capabilities | None = None, keep_capabilities: bool = False, no_new_privs: bool = False
+    ) -> None:
+        """Have the worker, and all that it starts from then on, give up privileges, for good.
+
+        Args:
+            capabilities: those that may be left; all others are dropped, also from the bounding set.
+            keep_capabilities: let commands keep what is left, also those that are not root (ambient capabilities).
+            no_new_privs: let no program give more: setuid bits and file capabilities do nothing.
+
+        Raises:
+            OSError: EPERM: to drop capabilities takes CAP_SETPCAP.
+
+        Kernel: capabilities(7), PR_SET_NO_NEW_PRIVS.
+        """
+        await credentials.restrict(self._link, capabilities, keep_capabilities, no_new_privs)
 
     async def set_clock_offset(self, clock: Clock, seconds: int, nanoseconds: int = 0) -> None:
         """Set a clock of the time namespace that the worker has unshared, before anything runs in it.
@@ -255,12 +374,16 @@ class Worker(Mounting, Networking):
         group: str | int | None = None,
         extra_groups: Iterable[str | int] | None = None,
         umask: int = -1,
+        capabilities: Capabilities | None = None,
+        keep_capabilities: bool = False,
+        no_new_privs: bool = False,
     ) -> CompletedProcess[bytes]:
         """Run a command where the worker is, and wait for it: `anyio.run_process`, elsewhere.
 
         The command, `cwd` and a relative path are looked up in the worker's mount namespace. Without `cwd` it starts in the
         worker's working directory; without `env` it gets the app's environment; None as a stream means the app's own. Names of
-        users and groups are looked up by the app.
+        users and groups are looked up by the app. `capabilities`, `keep_capabilities` and `no_new_privs` are what `restrict`
+        takes, for this command alone.
 
         It starts with all signals at their defaults and none blocked, in the app's process group: what a terminal sends to the
         app, it gets as well. Once the worker has entered a namespace that the app has not made, commands get a session of their
@@ -289,6 +412,9 @@ class Worker(Mounting, Networking):
             group=group,
             extra_groups=extra_groups,
             umask=umask,
+            capabilities=capabilities,
+            keep_capabilities=keep_capabilities,
+            no_new_privs=no_new_privs,
         )
         async with process:
             outputs = await processes.communicate(process, input)
@@ -311,6 +437,9 @@ class Worker(Mounting, Networking):
         group: str | int | None = None,
         extra_groups: Iterable[str | int] | None = None,
         umask: int = -1,
+        capabilities: Capabilities | None = None,
+        keep_capabilities: bool = False,
+        no_new_privs: bool = False,
     ) -> Process:
         """Start a command where the worker is: `anyio.open_process`, elsewhere. See `run_process`."""
         return await processes.open_process(
@@ -329,6 +458,9 @@ class Worker(Mounting, Networking):
             group=group,
             extra_groups=extra_groups,
             umask=umask,
+            capabilities=capabilities,
+            keep_capabilities=keep_capabilities,
+            no_new_privs=no_new_privs,
         )
 
     async def open(self, path: StrOrBytesPath, flags: int, mode: int = 0o777) -> int:

@@ -26,6 +26,7 @@ async def run(
     user: int | None = None,
     group: int | None = None,
     extra_groups: Iterable[int] | None = None,
+    keep_capabilities: bool = False,
 ) -> Ended:
     """Run a command with the streams of this process, and pass on to it the signals that this process gets.
 
@@ -39,6 +40,7 @@ async def run(
         user: likewise.
         group: likewise.
         extra_groups: likewise.
+        keep_capabilities: likewise.
     """
     signals.hold()
     async with await worker.open_process(
@@ -51,6 +53,7 @@ async def run(
         user=user,
         group=group,
         extra_groups=extra_groups,
+        keep_capabilities=keep_capabilities,
     ) as process:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_pass_on, process, kept_back)

@@ -19,7 +19,7 @@ from aions._sys.calls import KernelError
 def execute(plan: Plan, command: list[str]) -> NoReturn:
     """Enter what is planned and become the command. This process must have one thread."""
     root, directory = (None if path is None else os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (plan.root, plan.wd))
-    if plan.becomes_user:
+    if plan.becomes_root:
         _drop_groups(required=False)  # inside that may be forbidden
     try:
         _enter(plan)

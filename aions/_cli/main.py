@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import anyio
 
 from aions import AionsError
-from aions._cli import nsenter, run, terminal, unshare
+from aions._cli import doctor, nsenter, run, terminal, unshare
 from aions._cli.ending import Ended, survive
 from aions._cli.options import Options
 from aions._version import __version__
 
-_SUBCOMMANDS = {"run": run, "unshare": unshare, "nsenter": nsenter}
+_SUBCOMMANDS = {"run": run, "unshare": unshare, "nsenter": nsenter, "doctor": doctor}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     parser = argparse.ArgumentParser(prog="aions", description="Run a command in Linux namespaces.")
     parser.add_argument("--version", action="version", version=f"aions {__version__}")
-    subparsers = parser.add_subparsers(title="subcommands", required=True, metavar="{run,unshare,nsenter}")
+    subparsers = parser.add_subparsers(title="subcommands", required=True, metavar="{run,unshare,nsenter,doctor}")
     subcommands: dict[str, Options] = {}
     for name, module in _SUBCOMMANDS.items():
         what = module.WHAT
@@ -47,7 +47,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
             name,
             help=what,
             description=f"{what[0].upper()}{what[1:]}.",
-            usage=f"aions {name} [options] [--] [COMMAND …]",
+            usage=f"aions {name} {module.USAGE}",
             epilog=module.EPILOG,
             allow_abbrev=False,
         )

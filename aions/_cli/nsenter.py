@@ -14,6 +14,7 @@ from aions._cli.options import NAMESPACES, Options, id_number
 from aions._cli.plan import Joined, Plan, opened
 
 WHAT = "run a command in the namespaces of a process"
+USAGE = "[options] [--] [COMMAND …]"
 EPILOG = "Where the user namespace is entered, the command is root there, unless --setuid and --setgid say otherwise."
 
 
@@ -30,17 +31,22 @@ def add_options(options: Options) -> None:
     options.flag("-e", "--env", help="take its environment")
     options.value("-S", "--setuid", metavar="UID", type=id_number, help="the command's user")
     options.value("-G", "--setgid", metavar="GID", type=id_number, help="its group; it has no others then")
+    options.flag("--preserve-credentials", help="stay who you are in a user namespace that is entered")
+    options.flag("--keep-caps", help="keep capabilities also if not root there")
+    options.flag("--user-parent", help="enter the user namespace that owns what is entered, or the parent of that one")
     options.flag("-F", "--no-fork", help="execute the command in place of aions; with --pid only its children are inside")
 
 
 async def run(options: argparse.Namespace) -> Ended:
     """Run a command in namespaces of a process: as root there, where its user namespace is entered, as nsenter(1) does."""
     with opened(options) as plan:
+        if options.no_fork and options.keep_caps:
+            raise ValueError("--keep-caps is for a command that is a child: leave --no-fork out")
         if options.no_fork:
             in_place.execute(plan, options.command)
         async with open_worker() as worker:
             root, directory = await _open(worker, plan.root), await _open(worker, plan.wd)
-            if plan.becomes_user:
+            if plan.becomes_root:
                 with suppress(PermissionError):
                     await worker.run_sync(os.setgroups, ())  # inside that may be forbidden
             await _enter(worker, plan)
@@ -53,6 +59,7 @@ async def run(options: argparse.Namespace) -> Ended:
                 user=plan.user,
                 group=plan.group,
                 extra_groups=plan.extra_groups(worker.pid),
+                keep_capabilities=options.keep_caps,
             )
 
 
@@ -64,12 +71,12 @@ async def _open(worker: Worker, path: str | None) -> int | None:
 async def _enter(worker: Worker, plan: Plan) -> None:
     refused = [each for each in plan.others if not await _entered(worker, each)]
     for descriptor, namespaces in (*plan.user_namespace, *refused):
-        await worker.set_namespace(descriptor, namespaces)
+        await worker.set_namespace(descriptor, namespaces, preserve_credentials=True)
 
 
 async def _entered(worker: Worker, joined: Joined) -> bool:
     try:
-        await worker.set_namespace(*joined)
+        await worker.set_namespace(*joined, preserve_credentials=True)
     except PermissionError:
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from aions import Namespace
 from aions._cli.options import chosen
+
+_NS_GET_USERNS = 0xB701
 
 Joined = tuple[int, Namespace]
 """A descriptor, of one namespace or of a process, and the namespaces to join by it."""
@@ -34,10 +37,7 @@ class Plan:
     group: int | None
     group_was_named: bool
 
-    @property
-    def becomes_user(self) -> bool:
-        """Whether a user namespace is entered, in which nobody is who he was."""
-        return bool(self.user_namespace)
+    becomes_root: bool
 
     def extra_groups(self, pid: int) -> tuple[int, ...] | None:
         """Return the command's supplementary groups: none, if it can have none where process `pid` is now."""
@@ -51,7 +51,8 @@ def opened(options: argparse.Namespace) -> Iterator[Plan]:
     with ExitStack() as stack:
         joined = tuple(_joined(options, stack))
         user_namespace = tuple(each for each in joined if Namespace.USER in each[1])
-        as_root = 0 if user_namespace else None
+        becomes_root = bool(user_namespace) and not options.preserve_credentials
+        as_root = 0 if becomes_root else None
         yield Plan(
             user_namespace=user_namespace,
             others=tuple(each for each in joined if each not in user_namespace),
@@ -62,6 +63,7 @@ def opened(options: argparse.Namespace) -> Iterator[Plan]:
             user=as_root if options.setuid is None else options.setuid,
             group=as_root if options.setgid is None else options.setgid,
             group_was_named=options.setgid is not None,
+            becomes_root=becomes_root,
         )
 
 
@@ -71,6 +73,9 @@ def _joined(options: argparse.Namespace, stack: ExitStack) -> Iterator[Joined]:
         kinds |= {kind: True for kind in Namespace if kind not in kinds and not _is_own(_target(options), kind)}
     if not kinds:
         raise ValueError("no namespace was named; --all enters all that differ from one's own")
+    if options.user_parent:
+        yield _owner_of(next(iter(kinds.items())), options, stack), Namespace.USER
+        kinds.pop(Namespace.USER, None)
     of_target = Namespace(0)
     for kind, path in kinds.items():
         if path is True:
@@ -82,6 +87,14 @@ def _joined(options: argparse.Namespace, stack: ExitStack) -> Iterator[Joined]:
         for part in (of_target & Namespace.USER, of_target & ~Namespace.USER):
             if part:
                 yield pidfd, part
+
+
+def _owner_of(chosen: tuple[Namespace, str | bool], options: argparse.Namespace, stack: ExitStack) -> int:
+    """Open the user namespace that owns another namespace; a user namespace is owned by its parent."""
+    kind, path = chosen
+    file = f"/proc/{_target(options)}/ns/{kind.kernel_name}" if path is True else str(path)
+    with open(file) as nsfd:
+        return _kept(fcntl.ioctl(nsfd, _NS_GET_USERNS), stack)
 
 
 def _kept(descriptor: int, stack: ExitStack) -> int:

@@ -11,13 +11,12 @@ from aions import (
     Bind,
     Clock,
     Dev,
-    GroupMapping,
+    Identity,
     Mount,
     Namespace,
     Overlay,
     Proc,
     Tmpfs,
-    UserMapping,
     Worker,
     open_worker,
 )
@@ -26,6 +25,7 @@ from aions._cli.ending import Ended
 from aions._cli.options import Options, clock_offsets
 
 WHAT = "run a command by itself, with a read-only view of this machine"
+USAGE = "[options] [--] [COMMAND …]"
 EPILOG = ""
 
 HELP = """\
@@ -129,8 +129,7 @@ async def run(options: argparse.Namespace) -> Ended:
         unshare |= Namespace.TIME
     async with open_worker(
         unshare=unshare,
-        user_mappings=None if options.map_root_user else [UserMapping(os.geteuid(), os.geteuid(), 1)],
-        group_mappings=None if options.map_root_user else [GroupMapping(os.getegid(), os.getegid(), 1)],
+        identity=Identity.root if options.map_root_user else Identity.current,
         hostname=options.hostname,
         mounts=_all_mounts(options.mounts),
         clock_offsets=clocks,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import signal
 
-from aions import Clock, MountFlag, Namespace, Propagation, Worker, open_worker
+from aions import Clock, Identity, MountFlag, Namespace, Propagation, Worker, open_worker
+from aions._cli import mapping
 from aions._cli.command import run as run_command
 from aions._cli.ending import Ended
 from aions._cli.options import NAMESPACES, Options, chosen, clock_offsets, id_number, signal_number
 
 WHAT = "run a command in new namespaces"
+USAGE = "[options] [--] [COMMAND …]"
 EPILOG = "With --pid the command is a child of process 1, which collects orphans. With --mount no mount shows outside."
 
 
@@ -18,7 +20,8 @@ def add_options(options: Options) -> None:
     """Declare the options."""
     for letter, word in NAMESPACES.values():
         options.flag(letter, word, help=f"new {word.removeprefix('--')} namespace")
-    options.flag("-r", "--map-root-user", help="be root in the user namespace (implies --user)")
+    mapping.add_options(options)
+    options.flag("--keep-caps", help="keep capabilities also if not root inside")
     options.flag("-f", "--fork", help="keep SIGINT and SIGTERM from the command; it is always a child")
     options.flag("--forward-signals", help="pass SIGINT and SIGTERM on although --fork is given")
     options.optional(
@@ -41,13 +44,14 @@ def add_options(options: Options) -> None:
 
 
 async def run(options: argparse.Namespace) -> Ended:
-    """Run a command in new namespaces. Without --map-root-user a new user namespace has no mappings, as in unshare(1)."""
-    namespaces = _namespaces(options)
-    unmapped = () if Namespace.USER in namespaces and not options.map_root_user else None
+    """Run a command in new namespaces. Unless the options say whom to map, a new user namespace has no mappings."""
+    identity = mapping.identity(options)
+    namespaces = _namespaces(options) if identity is None else _namespaces(options) | Namespace.USER
+    if Namespace.USER in namespaces and identity is None:
+        identity = Identity()
     async with open_worker(
         unshare=namespaces,
-        user_mappings=unmapped,
-        group_mappings=unmapped,
+        identity=identity or Identity.root,
         propagation=None if options.propagation == "unchanged" else options.propagation or Propagation.PRIVATE,
         clock_offsets=clock_offsets(options),
     ) as worker:
@@ -60,6 +64,7 @@ async def run(options: argparse.Namespace) -> Ended:
             user=options.setuid,
             group=options.setgid,
             extra_groups=None if options.setgid is None else (),
+            keep_capabilities=options.keep_caps,
         )
 
 
@@ -67,8 +72,6 @@ def _namespaces(options: argparse.Namespace) -> Namespace:
     namespaces = Namespace(0)
     for kind in chosen(options):
         namespaces |= kind
-    if options.map_root_user:
-        namespaces |= Namespace.USER
     if options.mount_proc is not None:
         namespaces |= Namespace.MOUNT
     return namespaces

@@ -33,6 +33,8 @@ MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
+_PR_GET_DUMPABLE = 3
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _SYS_CLOSE_RANGE = 436
 _SYS_RT_SIGACTION = {"x86_64": 13, "i686": 174, "armv7l": 174, "ppc64le": 173, "s390x": 174}.get(os.uname().machine, 134)
@@ -116,3 +118,14 @@ def close_on_exec_from(lowest: int) -> None:
     """Have exec close every descriptor from a number on. CLOSE_RANGE_CLOEXEC, Linux 5.11."""
     text = f"close_range({lowest}, ~0U, CLOSE_RANGE_CLOEXEC)"
     call(lambda: text, _syscall, _SYS_CLOSE_RANGE, lowest, _UINT_MAX, _CLOSE_RANGE_CLOEXEC, 0)
+
+
+def is_dumpable() -> int:
+    """Return whether processes of the same user may look into this one. PR_GET_DUMPABLE."""
+    dumpable: int = call(lambda: "prctl(PR_GET_DUMPABLE)", _prctl, _PR_GET_DUMPABLE, 0, 0, 0, 0)
+    return dumpable
+
+
+def set_dumpable(dumpable: int) -> None:
+    """Let them, or not. PR_SET_DUMPABLE; a change of credentials takes it away."""
+    call(lambda: f"prctl(PR_SET_DUMPABLE, {dumpable})", _prctl, _PR_SET_DUMPABLE, dumpable, 0, 0, 0)

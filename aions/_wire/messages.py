@@ -42,9 +42,13 @@ class Unshare(Request):
 
 
 class SetNamespace(Request):
-    """Join by an nsfd (with one type, or 0 for whatever it is) or by a pidfd (with any number of types, at once)."""
+    """Join by an nsfd (with one type, or 0 for whatever it is) or by a pidfd (with any number of types, at once).
+
+    In another user namespace, become root, as by `BecomeRoot`, unless credentials are to be preserved.
+    """
 
     namespaces: int
+    preserve_credentials: bool
     target: Descriptor
 
 
@@ -56,7 +60,7 @@ class GetNamespaceID(Request):
 
 
 class WriteMap(Request):
-    """Write `file` ("uid_map" or "gid_map") of a process in one write; where wanted, its setgroups before that."""
+    """Write `file` ("uid_map", "gid_map" or "setgroups") of a process in one write; where wanted, "deny" to setgroups first."""
 
     pid: int
     file: str
@@ -93,6 +97,9 @@ class Spawn(Request):
     group: int | None
     extra_groups: tuple[int, ...] | None
     umask: int
+    capabilities: int | None
+    keep_capabilities: bool
+    no_new_privs: bool
     pass_fds: tuple[int, ...]
     exit: Descriptor
     stdin: Descriptor
@@ -198,6 +205,42 @@ class ResolveAddress(Request):
     host: str
     port: int
     flags: int
+
+
+class BecomeRoot(Request):
+    """Take user and group 0, as asked, where they are mapped; drop the supplementary groups, where that is allowed."""
+
+    user: bool
+    group: bool
+
+
+class Restrict(Request):
+    """Have no capabilities but those of a mask, ever again; keep those that are left across exec; never gain any."""
+
+    capabilities: int | None
+    keep_capabilities: bool
+    no_new_privs: bool
+
+
+class ReadProcess(Request):
+    """Read a file of /proc/PID; of the worker itself where pid is None."""
+
+    pid: int | None
+    file: str
+
+
+class GetRelatedNamespace(Request):
+    """Identify the user namespace that owns one of a process (`relation` NS_GET_USERNS), or its parent (NS_GET_PARENT)."""
+
+    pid: int
+    namespace: str
+    relation: int
+
+
+class GetOwnerUID(Request):
+    """Name the user who made the user namespace of a process."""
+
+    pid: int
 
 
 class Mount(Request):
@@ -365,6 +408,16 @@ class Called(Reply):
 
     outcome: str
     long_outcome: tuple[Descriptor, ...]
+
+
+class Contents(Reply):
+    """What a file says."""
+
+    text: str
+
+
+class User(Reply):
+    uid: int
 
 
 class Prepared(Reply):

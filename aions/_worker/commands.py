@@ -15,7 +15,7 @@ from aions._sys.spawn import posix_spawn
 from aions._wire import codec
 from aions._wire.fdsocket import Packet, close_all
 from aions._wire.messages import Done, Failed, Spawn
-from aions._worker import signals
+from aions._worker import privileges, signals
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server, failure
 
@@ -41,7 +41,7 @@ def spawn(server: Server, request: Spawn) -> int:
 
 
 def _started(request: Spawn, places: dict[int, int], group: int | None) -> int:
-    if (request.user, request.group, request.extra_groups) != (None, None, None):
+    if (request.user, request.group, request.extra_groups) != (None, None, None) or privileges.are_touched(request):
         return _forked(request, places, group)
     try:
         return _spawned(request, places, group)
@@ -160,12 +160,14 @@ def _prepare(request: Spawn, group: int | None) -> None:
         call(lambda: "setsid()", os.setsid)
     if group is not None:
         call(lambda: f"setpgid(0, {group})", os.setpgid, 0, group)
+    privileges.prepare(request)
     if groups is not None:
         call(lambda: f"setgroups({list(groups)})", os.setgroups, groups)
     if gid is not None:
         call(lambda: f"setregid({gid}, {gid})", os.setregid, gid, gid)
     if uid is not None:
         call(lambda: f"setreuid({uid}, {uid})", os.setreuid, uid, uid)
+    privileges.settle(request)
 
 
 def _first_found(request: Spawn, name: str, start: Start) -> int:

@@ -7,7 +7,6 @@ import os
 import sys
 
 from aions._errors import AionsError
-from aions._sys import libc
 from aions._wire.messages import Called, CallFunction
 from aions._wire.payload import packed, unpacked
 from aions._worker.loop import Server
@@ -68,7 +67,7 @@ def _can_start_threads(server: Server) -> bool:
 def _recover(server: Server) -> None:
     """Put right what a function may have changed under the loop."""
     server.children.expect_again()
-    libc.die_with_parent()
+    server.end_with_parent()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

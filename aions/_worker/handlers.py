@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _socket as socket
 import os
-import select
 import time
 
 from aions._sys import libc, namespaces
@@ -13,7 +12,7 @@ from aions._sys.calls import KernelError, Log, call
 from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
 from aions._wire.messages import Done, Identified, Started
-from aions._worker import building, files, mounts, names, networks, sockets
+from aions._worker import building, credentials, files, mounts, names, networks, privileges, sockets
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server
 from aions._worker.signals import kill_all
@@ -73,12 +72,11 @@ def become_worker(parent: Server, connection: int, parent_pidfd: int) -> Server:
     """Turn the fork of a worker into one of its own: nothing of the parent's stays open but the way home."""
     if Log.lines is not None:
         Log.lines = []  # those before were the parent's
-    libc.die_with_parent()
-    if select.select([parent_pidfd], [], [], 0)[0]:
-        os._exit(0)  # the parent ended before it could be told to take us along
     parent.connection.detach()
-    close_all_but(0, 1, 2, parent.home.proc, connection)
-    return Server(socket.socket(fileno=connection), parent.home, HANDLERS)
+    close_all_but(0, 1, 2, parent.home.proc, connection, parent_pidfd)
+    server = Server(socket.socket(fileno=connection), parent.home, HANDLERS, parent_pidfd)
+    server.end_with_parent()
+    return server
 
 
 def close_all_but(*kept: int) -> None:
@@ -107,8 +105,12 @@ def unshare(server: Server, request: messages.Unshare) -> Done:
         preload()  # before something is mounted over the place that it would be imported from
     if request.namespaces & CLONE_NEWUSER:
         wait_for_single_thread(server)
-    with_threads_named(server, libc.unshare, request.namespaces)
-    libc.die_with_parent()  # cleared by a change of credentials
+    try:
+        with_threads_named(server, libc.unshare, request.namespaces)
+    except KernelError as error:
+        error.hint = error.hint or credentials.hindrance(server)
+        raise
+    server.end_with_parent()
     return Done()
 
 
@@ -116,8 +118,11 @@ def set_namespace(server: Server, request: messages.SetNamespace) -> Done:
     preload()
     if request.namespaces & (CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWTIME) or request.namespaces == 0:
         wait_for_single_thread(server)
+    before = credentials.user_namespace(server)
     with_threads_named(server, libc.setns, request.target, request.namespaces)
-    libc.die_with_parent()
+    if not request.preserve_credentials and credentials.user_namespace(server) != before:
+        credentials.take_root(server)
+    server.end_with_parent()
     return Done()
 
 
@@ -179,6 +184,8 @@ def call_function(server: Server, request: messages.CallFunction) -> messages.Ca
 
 
 HANDLERS: Handlers = {
+    **credentials.HANDLERS,
+    **privileges.HANDLERS,
     **building.HANDLERS,
     **files.HANDLERS,
     **mounts.HANDLERS,

@@ -14,6 +14,7 @@ import os
 import select
 
 from aions._errors import ProtocolError
+from aions._sys import libc
 from aions._sys import proc as procfs
 from aions._sys.calls import Log
 from aions._wire import codec, fdsocket
@@ -48,16 +49,26 @@ class Home:
 
 
 class Server:
-    """What a worker holds: its connection to the app, the way home, its handlers and its children."""
+    """What a worker holds: its connection to the app, the way home, its handlers and its children.
 
-    def __init__(self, connection: socket.socket, home: Home, handlers: Handlers) -> None:
+    `parent` is a pidfd of the process that forked it; the forkserver has none.
+    """
+
+    def __init__(self, connection: socket.socket, home: Home, handlers: Handlers, parent: int | None = None) -> None:
         self.connection = connection
         self.home = home
         self.handlers = handlers
+        self.parent = parent
         self.poller = select.poll()
         self.children = Children(self.poller)
         self.last_function: str | None = None
         self.poller.register(connection, select.POLLIN)
+
+    def end_with_parent(self) -> None:
+        """Have the kernel end this worker with its parent. Every change of credentials undoes it."""
+        libc.die_with_parent()
+        if self.parent is not None and select.select([self.parent], [], [], 0)[0]:
+            os._exit(0)  # the parent ended before it could be told to take us along
 
     def serve(self) -> NoReturn:
         """Serve until the app goes away.

@@ -22,7 +22,9 @@ def rehearse_if_idle(server: Server) -> None:
     """Do all that a command takes, but for there being a program, unless there is something better to do."""
     if server.poller.poll(_IDLE):
         return
-    nothing = Spawn(("/",), False, None, (), os.getpgrp(), os.getsid(0), False, None, None, None, -1, (), 0, 0, 1, 2, ())
+    nothing = Spawn(
+        ("/",), False, None, (), os.getpgrp(), os.getsid(0), False, None, None, None, -1, None, False, False, (), 0, 0, 1, 2, ()
+    )
     _, request = codec.decode(Packet(codec.encode(1, nothing), nothing.descriptors()), {"Spawn": Spawn})
     try:
         spawn(server, request)

@@ -153,7 +153,7 @@ HANDLE_ONLY = {"aclose", "fork", "open_namespace", "pid", "pidfd"}
 """What is about the worker itself, and so has no function that acts on the current one."""
 
 
-OF_SOMEBODY_ELSE = {"current_worker", "open_namespace"}
+OF_SOMEBODY_ELSE = {"current_worker", "diagnose", "open_namespace"}
 """Functions that ask for no worker, or for somebody else's namespace."""
 
 

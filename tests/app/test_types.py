@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aions import Clock, GroupMapping, Namespace, NamespaceID, UserMapping
 from aions._sys.libc import NAMESPACE_FLAGS
-from aions._types import combine, map_text
+from aions._types import combine
 
 NO_ID = 4294967295
 MAPPINGS: list[type[UserMapping]] = [UserMapping, GroupMapping]
@@ -166,76 +166,6 @@ def mappings(draw: st.DrawFn) -> UserMapping:
 def test_no_id_of_a_mapping_is_beyond_the_kernels(mapping: UserMapping) -> None:
     for first in (mapping.inside, mapping.outside):
         assert 0 <= first <= first + mapping.count - 1 < NO_ID
-
-
-def overlap(one: range, other: range) -> bool:
-    return max(one.start, other.start) < min(one.stop, other.stop)
-
-
-@given(st.lists(mappings(), min_size=1, max_size=6))
-@settings(max_examples=200, database=None, deadline=None)
-def test_a_map_is_written_if_no_two_mappings_overlap(several: list[UserMapping]) -> None:
-    overlaps = any(
-        overlap(range(one.inside, one.inside + one.count), range(other.inside, other.inside + other.count))
-        or overlap(range(one.outside, one.outside + one.count), range(other.outside, other.outside + other.count))
-        for index, one in enumerate(several)
-        for other in several[:index]
-    )
-    if overlaps:
-        with pytest.raises(ValueError, match=r"overlap (inside|outside)"):
-            map_text(several)
-    else:
-        lines = [tuple(map(int, line.split())) for line in map_text(several).splitlines()]
-        assert lines == [dataclasses.astuple(mapping) for mapping in several]
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "side"),
-    [
-        ((0, 0, 10), (9, 100, 1), "inside"),
-        ((0, 0, 10), (100, 9, 1), "outside"),
-        ((5, 0, 1), (0, 100, 10), "inside"),
-        ((0, 100, 10), (100, 105, 1), "outside"),
-        ((0, 0, 1), (0, 1, 1), "inside"),
-        ((0, 0, 1), (1, 0, 1), "outside"),
-    ],
-)
-def test_an_overlap_on_either_side_is_refused(one: tuple[int, int, int], other: tuple[int, int, int], side: str) -> None:
-    for pair in ((one, other), (other, one)):
-        with pytest.raises(ValueError, match=f"overlap {side}"):
-            map_text(UserMapping(*numbers) for numbers in pair)
-
-
-def test_mappings_that_touch_do_not_overlap() -> None:
-    assert map_text([UserMapping(10, 0, 10), UserMapping(0, 10, 10)]) == "10 0 10\n0 10 10\n"
-
-
-def test_a_map_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        map_text([])
-
-
-def single_ids(count: int) -> list[UserMapping]:
-    return [UserMapping(number, number, 1) for number in range(count)]
-
-
-def test_a_map_has_340_lines_at_most() -> None:
-    assert map_text(single_ids(340)).count("\n") == 340
-    with pytest.raises(ValueError, match="341 mappings"):
-        map_text(single_ids(341))
-
-
-def long_lines(total: int) -> list[UserMapping]:
-    """Return mappings whose text has so many bytes: 170 lines of 24, and one that makes up the difference."""
-    lines = [UserMapping(10**9 + number, 10**9 + number, 1) for number in range(170)]
-    digits = total - 24 * len(lines) - len("1234567890  1\n")
-    return [*lines, UserMapping(10**9 + len(lines), 10 ** (digits - 1), 1)]
-
-
-def test_a_map_has_4095_bytes_at_most() -> None:
-    assert len(map_text(long_lines(4095))) == 4095
-    with pytest.raises(ValueError, match="of 4096 bytes"):
-        map_text(long_lines(4096))
 
 
 def test_a_clock_has_the_kernels_name() -> None:

@@ -155,3 +155,22 @@ def aions_sees(kind: str) -> str:
 
 def namespaces() -> dict[str, str]:
     return {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")}
+
+
+def prctl(option: int, argument: int = 0) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    result: int = libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0)
+    if result == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def death_signal() -> int:
+    """Return the signal that the end of the parent brings."""
+    found = ctypes.c_int()
+    prctl(2, ctypes.addressof(found))
+    return found.value
+
+
+def clear_death_signal() -> None:
+    prctl(1, 0)

@@ -26,6 +26,7 @@ def can(*command: str) -> bool:
 CAPABILITIES = {
     "namespaces": lambda: can("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "true"),
     "time_namespaces": lambda: can("unshare", "--user", "--map-root-user", "--time", "true"),
+    "newuidmap": lambda: os.geteuid() == 0 or can("unshare", "--user", "--map-auto", "--map-root-user", "true"),
     "ip": lambda: can("ip", "-Version"),
     "tmux": lambda: can("tmux", "-V"),
     "usr_as_root": lambda: can("unshare", "--map-root-user", "--root=/usr", "/bin/sh", "-c", ":"),

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 import aions
-from aions import MountAttribute, MountFlag, Namespace, Propagation, UserMapping, Worker, open_worker
+from aions import GroupMapping, Identity, MountAttribute, MountFlag, Namespace, Propagation, UserMapping, Worker, open_worker
 from tests.kernel.explained import named, refusal, works
 from tests.kernel.mountinfo import mounted, mounted_on
 from tests.kernel.targets import on_one_loop
@@ -177,9 +177,9 @@ async def test_mount_setattr_on_a_tree(worker: Worker, directory: Path) -> None:
 @pytest.mark.root
 async def test_an_id_mapped_mount(directory: Path) -> None:
     owner = os.stat(directory / "from" / "file").st_uid
-    mapping = [UserMapping(owner, 4242, 1)]
+    identity = Identity([UserMapping(owner, 4242, 1)], [GroupMapping(0, 0, 1)])
     async with (
-        open_worker(unshare=Namespace.USER, user_mappings=mapping) as mapper,
+        open_worker(unshare=Namespace.USER, identity=identity) as mapper,
         open_worker(unshare=Namespace.MOUNT) as worker,
         await worker.open_tree(directory / "from") as tree,
     ):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from aions import (
     Clock,
     GroupMapping,
+    Identity,
     Namespace,
     UserMapping,
     Worker,
@@ -127,8 +127,8 @@ async def test_setgroups_is_denied_to_a_plain_user() -> None:
 
 
 @on_one_loop
-async def test_empty_mappings_leave_the_maps_unwritten() -> None:
-    async with open_worker(unshare=Namespace.USER, user_mappings=(), group_mappings=()) as worker:
+async def test_an_identity_of_nothing_leaves_the_maps_unwritten() -> None:
+    async with open_worker(unshare=Namespace.USER, identity=Identity()) as worker:
         assert map_of(worker.pid, "uid_map") == map_of(worker.pid, "gid_map") == []
         await worker.write_user_mappings(None, [UserMapping(5, os.geteuid(), 1)])
         assert (await worker.run_sync(os.getuid)) == 5
@@ -136,12 +136,13 @@ async def test_empty_mappings_leave_the_maps_unwritten() -> None:
 
 @on_one_loop
 async def test_each_map_can_be_chosen_for_itself() -> None:
-    async with open_worker(unshare=Namespace.USER, user_mappings=[UserMapping(1234, os.geteuid(), 1)]) as worker:
+    users, groups = [UserMapping(1234, os.geteuid(), 1)], [GroupMapping(4321, os.getegid(), 1)]
+    async with open_worker(unshare=Namespace.USER, identity=Identity(users, groups)) as worker:
         assert await worker.run_sync(os.getresuid) == (1234, 1234, 1234)
-        assert await worker.run_sync(os.getresgid) == (0, 0, 0)
-    async with open_worker(unshare=Namespace.USER, group_mappings=[GroupMapping(1234, os.getegid(), 1)]) as worker:
-        assert await worker.run_sync(os.getresuid) == (0, 0, 0)
-        assert await worker.run_sync(os.getresgid) == (1234, 1234, 1234)
+        assert await worker.run_sync(os.getresgid) == (4321, 4321, 4321)
+    async with open_worker(unshare=Namespace.USER, identity=Identity(group_mappings=groups)) as worker:
+        assert map_of(worker.pid, "uid_map") == []
+        assert await worker.run_sync(os.getresgid) == (4321, 4321, 4321)
 
 
 @pytest.mark.root
@@ -149,17 +150,16 @@ async def test_each_map_can_be_chosen_for_itself() -> None:
 async def test_root_opens_a_worker_with_many_mappings() -> None:
     users = [UserMapping(0, 100_000, 1000), UserMapping(1000, 0, 1)]
     groups = [GroupMapping(0, 100_000, 1000), GroupMapping(1000, 0, 1)]
-    async with open_worker(unshare=Namespace.USER, user_mappings=iter(users), group_mappings=iter(groups)) as worker:
+    async with open_worker(unshare=Namespace.USER, identity=Identity(iter(users), iter(groups))) as worker:
         assert map_of(worker.pid, "uid_map") == map_of(worker.pid, "gid_map") == ["0", "100000", "1000", "1000", "0", "1"]
         assert map_of(worker.pid, "setgroups") == ["allow"]
 
 
-@pytest.mark.parametrize("mappings", ["user_mappings", "group_mappings"])
+@pytest.mark.parametrize("identity", [Identity(), Identity.root(), Identity.current], ids=str)
 @on_one_loop
-async def test_mappings_need_a_user_namespace(mappings: str) -> None:
-    options: dict[str, Any] = {mappings: ()}
+async def test_an_identity_needs_a_user_namespace(identity: Identity) -> None:
     with pytest.raises(ValueError, match=r"add Namespace\.USER"):
-        async with open_worker(unshare="net", **options):
+        async with open_worker(unshare="net", identity=identity):
             raise AssertionError
 
 
@@ -468,11 +468,14 @@ async def leaves_nothing(worker: Worker) -> None:
     await until(lambda: sum(map(is_in_reserve, others := children_of(forkserver) - {worker.pid})) == len(others) <= 1)
 
 
+def overlapping() -> Identity:
+    return Identity([UserMapping(0, 0, 2), UserMapping(1, 5, 1)])
+
+
 async def test_bad_mappings_leave_nothing_half_made() -> None:
-    overlap = [UserMapping(0, 0, 2), UserMapping(1, 5, 1)]
     async with open_worker() as bystander:
         with pytest.raises(ValueError, match="overlap inside"):
-            async with open_worker(unshare=EVERY_KIND, user_mappings=overlap):
+            async with open_worker(unshare=EVERY_KIND, identity=overlapping):
                 raise AssertionError
         await leaves_nothing(bystander)
         assert await current_worker() is bystander
@@ -480,14 +483,18 @@ async def test_bad_mappings_leave_nothing_half_made() -> None:
 
 @pytest.mark.plain_user
 @pytest.mark.parametrize(
-    ("unshare", "mappings"),
-    [(Namespace.NETWORK, None), (EVERY_KIND, [UserMapping(0, 0, 1)]), (Namespace.USER, [UserMapping(0, os.geteuid(), 2)])],
+    ("unshare", "identity"),
+    [
+        (Namespace.NETWORK, Identity.root),
+        (EVERY_KIND, Identity([UserMapping(0, 0, 1)])),
+        (Namespace.USER, Identity([UserMapping(0, os.geteuid(), 2)])),
+    ],
     ids=["unshare", "another's id", "too many ids"],
 )
 @on_one_loop
-async def test_refusals_leave_nothing_half_made(unshare: Namespace, mappings: list[UserMapping] | None) -> None:
+async def test_refusals_leave_nothing_half_made(unshare: Namespace, identity: Identity) -> None:
     async with open_worker() as bystander:
         with pytest.raises(PermissionError):
-            async with open_worker(unshare=unshare, user_mappings=mappings):
+            async with open_worker(unshare=unshare, identity=identity):
                 raise AssertionError
         await leaves_nothing(bystander)

@@ -16,6 +16,7 @@ import pytest
 from aions import Clock, GroupMapping, Namespace, UserMapping, Worker, open_worker
 from tests.kernel import called
 from tests.kernel.explained import named, refusal, works
+from tests.kernel.scripts import run_script
 from tests.kernel.targets import name_of, names_of, on_one_loop
 
 pytestmark = on_one_loop
@@ -209,8 +210,73 @@ async def test_thirty_two_user_namespaces_inside_each_other(inside: Worker) -> N
 async def test_nesting_without_mappings(worker: Worker) -> None:
     async with worker.fork() as fork:
         await fork.unshare(Namespace.USER)
-        with refusal(errno.EPERM, "unshare(CLONE_NEWUSER)", named(fork), "Map both"):
+        with refusal(errno.EPERM, "unshare(CLONE_NEWUSER)", named(fork), "map is not written", "Map both"):
             await fork.unshare(Namespace.USER)
+
+
+async def test_a_user_namespace_after_chroot(inside: Worker, tmp_path: Path) -> None:
+    async with inside.fork() as fork:
+        await fork.run_sync(os.chroot, str(tmp_path))
+        with refusal(errno.EPERM, "unshare(CLONE_NEWUSER)", named(fork), "chroot"):
+            await fork.unshare(Namespace.USER)
+
+
+@pytest.mark.needs("time_namespaces")
+async def test_a_time_namespace_beside_threads(inside: Worker) -> None:
+    async with inside.fork() as fork, inside.fork() as other:
+        await other.unshare(Namespace.TIME)
+        async with other.fork() as member:
+            await fork.run_sync(called.leave_a_thread)
+            with refusal(errno.EUSERS, "setns(", named(fork), "one thread", "leave_a_thread"):
+                await fork.enter_namespace(member.pid, Namespace.TIME)
+
+
+@pytest.mark.parametrize("kind", ["user", "mnt"])
+async def test_a_namespace_that_takes_no_threads(worker: Worker, kind: str) -> None:
+    async with worker.fork() as fork, open_worker(unshare=["user", "mnt"]) as target:
+        await fork.run_sync(called.leave_a_thread)
+        with refusal(errno.EINVAL, "setns(", named(fork), "leave_a_thread"):
+            await fork.enter_namespace(target.pid, ["user", kind])
+
+
+async def test_users_and_groups_that_are_not_mapped(inside: Worker) -> None:
+    with refusal(errno.EINVAL, "setreuid(", named(inside), "mapped by no mapping", "Identity.subordinate"):
+        await inside.run_process(["true"], user=4321)
+    with refusal(errno.EINVAL, "setregid(", named(inside), "mapped by no mapping", "Identity.subordinate"):
+        await inside.run_process(["true"], group=4321)
+
+
+@pytest.mark.plain_user
+async def test_users_and_groups_of_others(worker: Worker, inside: Worker) -> None:
+    with refusal(errno.EPERM, "setreuid(0, 0)", named(worker), "CAP_SETUID"):
+        await worker.run_process(["true"], user=0)
+    with refusal(errno.EPERM, "setgroups(", named(inside), "denied", "Identity.subordinate"):
+        await inside.run_process(["true"], extra_groups=[0])
+
+
+async def test_seccomp_as_in_docker(tmp_path: Path) -> None:
+    program = """
+        import anyio
+        from aions import Namespace, open_worker
+        from tests.kernel.programs import seccomp
+
+        async def main():
+            async with open_worker() as bystander:
+                try:
+                    async with open_worker(unshare=Namespace.USER | Namespace.NETWORK):
+                        print("half-made")
+                except PermissionError as error:
+                    print(*error.__notes__, sep="\\n")
+                print((await bystander.run_process(["echo", "works"])).stdout.decode())
+
+        seccomp.deny("unshare", "setns", "mount")
+        anyio.run(main)
+        """
+    said = "\n".join(run_script(tmp_path, program))
+    assert "unshare(CLONE_NEWUSER|CLONE_NEWNET) was refused" in said
+    assert "A seccomp filter is in force" in said
+    assert "--security-opt seccomp=unconfined" in said
+    assert said.strip().endswith("works")
 
 
 @pytest.mark.plain_user

@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 
 import aions
-from aions import Clock, GroupMapping, Namespace, UserMapping, Worker, get_namespace_id, open_worker, run_process, unshare
+from aions import (
+    Clock,
+    GroupMapping,
+    Identity,
+    Namespace,
+    UserMapping,
+    Worker,
+    get_namespace_id,
+    open_worker,
+    run_process,
+    unshare,
+)
 from tests.kernel.targets import (
     EVERY_KIND,
     KINDS,
@@ -402,8 +413,8 @@ async def test_user_namespaces_nest_in_one_worker() -> None:
 @pytest.mark.root
 @on_one_loop
 async def test_a_fork_gets_a_map_of_many_lines_from_the_worker_that_it_was_forked_from() -> None:
-    mappings = [UserMapping(0, 0, 10)]
-    async with open_worker(unshare=Namespace.USER, user_mappings=mappings) as outer, outer.fork() as inner:
+    identity = Identity([UserMapping(0, 0, 10)], [GroupMapping(0, 0, 10)])
+    async with open_worker(unshare=Namespace.USER, identity=identity) as outer, outer.fork() as inner:
         await inner.unshare(Namespace.USER)
         await inner.write_user_mappings(None, [UserMapping(0, 0, 1), UserMapping(5, 7, 2)])
         assert (await inner.run_process(["cat", "/proc/self/uid_map"])).stdout.split() == b"0 0 1 5 7 2".split()

@@ -148,6 +148,9 @@ def spawn(passed: int, argument: str = "") -> Spawn:
         group=None,
         extra_groups=None,
         umask=-1,
+        capabilities=None,
+        keep_capabilities=False,
+        no_new_privs=False,
         pass_fds=(),
         exit=0,
         stdin=0,
@@ -171,7 +174,7 @@ def test_more_descriptors_than_the_kernel_takes_are_refused_when_written_down() 
 
 
 def test_descriptors_are_not_written_down() -> None:
-    assert encode(1, SetNamespace(2, 99)) == b'["SetNamespace",1,{"namespaces":2}]'
+    assert encode(1, SetNamespace(2, False, 99)) == b'["SetNamespace",1,{"namespaces":2,"preserve_credentials":false}]'
     assert encode(2, Started(3, 98)) == b'["Started",2,{"pid":3}]'
 
 
@@ -353,7 +356,7 @@ def samples() -> list[Message]:
     return [
         spawn(3, "argument"),
         Fork(False, 0, 0, 0, 0),
-        SetNamespace(0x40000000, 0),
+        SetNamespace(0x40000000, False, 0),
         CallFunction(("/usr/lib", "/usr/lib/python3"), None, "", (0,)),
         Done(),
         Started(4711, 0),

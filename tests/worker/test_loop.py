@@ -150,7 +150,7 @@ def test_a_request_that_is_done_is_answered(app: App) -> None:
 
 
 def test_a_refusal_of_the_kernel_is_a_reply(app: App) -> None:
-    assert app.ask(SetNamespace(0, 0)) == Failed(errno.EPERM, "call(2)", "/some/path", "a hint")
+    assert app.ask(SetNamespace(0, False, 0)) == Failed(errno.EPERM, "call(2)", "/some/path", "a hint")
     assert app.ask(Unshare(1)) == Done()
 
 
@@ -184,7 +184,12 @@ def test_what_is_no_request_is_a_reply(app: App, data: bytes, request_id: int) -
 
 def test_descriptors_of_requests_and_of_replies_are_closed(app: App) -> None:
     before = app.ask(GetNamespaceID(None, "net"))
-    for request in (SetNamespace(0, 0), CallFunction((), None, "", (0,)), OpenSocket(0, 0, 0, ()), Fork(False, 0, 0, 0, 0)):
+    for request in (
+        SetNamespace(0, False, 0),
+        CallFunction((), None, "", (0,)),
+        OpenSocket(0, 0, 0, ()),
+        Fork(False, 0, 0, 0, 0),
+    ):
         close_all(app.ask(request).descriptors())
     assert app.ask(GetNamespaceID(None, "net")) == before
 
@@ -203,7 +208,7 @@ def test_a_reply_that_cannot_be_sent_is_replaced_by_the_reason(app: App) -> None
 
 def test_a_worker_without_room_for_descriptors_says_so(app: App) -> None:
     assert app.ask(FILL_THE_TABLE) == Done()
-    reply = app.ask(SetNamespace(0, 0), 17)
+    reply = app.ask(SetNamespace(0, False, 0), 17)
     assert isinstance(reply, Failed)
     assert (reply.errno, reply.call) == (errno.EMFILE, "recvmsg")
     assert app.ask(Unshare(1)) == Done()
@@ -241,6 +246,9 @@ def spawn(command: str, lifeline: int) -> Spawn:
         group=None,
         extra_groups=None,
         umask=-1,
+        capabilities=None,
+        keep_capabilities=False,
+        no_new_privs=False,
         pass_fds=(),
         exit=lifeline,
         stdin=0,

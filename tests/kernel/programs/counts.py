@@ -32,6 +32,7 @@ _EVERYDAY = {
     "networks": 100,  #               10,000                   100
     "cancelled sockets": 50,  #        5,000                   100
     "requests in flight": 100,  #     10,000                   100
+    "id maps": 2000,  #                  100,000 (in all)       50
     "faults": 1,  #                       20                    20
     "symlink swaps": 1000,  #        100,000 in all            100
 }

@@ -1,0 +1,115 @@
+"""Writing id maps: done by whichever process the kernel lets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from aions._app import id_maps, newidmap
+from aions._app.connection import Connection
+from aions._app.identity import Identity
+from aions._app.link import Link
+from aions._app.newidmap import Launch
+from aions._types import GroupMapping, UserMapping
+from aions._wire.messages import BecomeRoot, Done, WriteMap
+
+
+async def write(
+    worker: Link, pid: int | None, file: str, mappings: Iterable[UserMapping], deny_setgroups: bool = False
+) -> None:
+    """Write one map of a process, of the worker itself where pid is None.
+
+    KERNEL: the writer must be in the namespace itself or in its parent, and it is the opener's namespace that counts. From the
+    parent it may map what it has the capability for; from inside, one id at the most. So the forkserver tries first, then the
+    workers that this one was forked from, then the worker itself. A refused write leaves no trace, and can be tried again.
+    """
+    worker.check_open()
+    await _write(worker, WriteMap(worker.child.pid if pid is None else pid, file, id_maps.map_text(mappings), deny_setgroups))
+
+
+async def _write(worker: Link, request: WriteMap) -> None:
+    refused: PermissionError | None = None
+    for writer in (worker.forkserver, *_lineage(worker)):
+        try:
+            await writer.call(request, Done)
+            return
+        except PermissionError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _lineage(worker: Link) -> Iterator[Connection]:
+    """Yield the workers that this one was forked from and that are open, the nearest first, then itself."""
+    ancestor = worker.parent
+    while ancestor is not None:
+        if not ancestor.closed:
+            yield ancestor
+        ancestor = ancestor.parent
+    yield worker
+
+
+def in_parent(identity: Identity) -> Identity:
+    """Fit an identity to the app's own user namespace, the parent of the one that it is for.
+
+    Raises:
+        ValueError: it maps ids that are not there, or is too long once it is split.
+    """
+    users = id_maps.fitted(identity.user_mappings, id_maps.read_own("uid_map", UserMapping))
+    groups = id_maps.fitted(identity.group_mappings, id_maps.read_own("gid_map", GroupMapping))
+    if (users, groups) == (identity.user_mappings, identity.group_mappings):
+        return identity
+    return Identity(users, groups, identity.setgroups)
+
+
+async def assume(worker: Link, identity: Identity, launch: Launch) -> None:
+    """Give a worker that has just made a user namespace its identity.
+
+    Args:
+        worker: a child of the forkserver.
+        identity: as `in_parent` makes it.
+        launch: forks a worker where the app is, for newuidmap(1) and newgidmap(1), should they be needed.
+    """
+    if identity.user_mappings:
+        await _write_here(worker, "uid_map", identity.user_mappings, launch)
+    if identity.setgroups is False:
+        await _write(worker, WriteMap(worker.child.pid, "setgroups", "deny", False))
+    setgroups = await _write_groups(worker, identity, launch) if identity.group_mappings else False
+    users, groups = _inside(identity.user_mappings, os.getresuid()), _inside(identity.group_mappings, os.getresgid())
+    if None in users | groups or (setgroups and set(os.getgroups()) - {os.getegid()}):
+        await worker.call(BecomeRoot(None in users, None in groups), Done)
+
+
+def _inside(mappings: Sequence[UserMapping], numbers: tuple[int, int, int]) -> set[int | None]:
+    """Return who the app is inside; None for nobody."""
+    return {id_maps.inward(mappings, number) for number in numbers}
+
+
+async def _write_groups(worker: Link, identity: Identity, launch: Launch) -> bool:
+    """Write the gid map; return whether setgroups is allowed.
+
+    It is forbidden where that is asked for, or where one group cannot be mapped otherwise.
+    """
+    mappings = identity.group_mappings
+    try:
+        await _write_here(worker, "gid_map", mappings, launch)
+    except PermissionError:
+        if identity.setgroups is not None or not _is_one_id(mappings):
+            raise
+        await write(worker, None, "gid_map", mappings, deny_setgroups=True)
+        return False
+    return identity.setgroups is not False
+
+
+async def _write_here(worker: Link, file: str, mappings: Sequence[UserMapping], launch: Launch) -> None:
+    """Write one map; where the plain way is not allowed and it is about more than one id, with the help of a setuid program."""
+    try:
+        await write(worker, None, file, mappings)
+    except PermissionError as error:
+        if _is_one_id(mappings):
+            raise
+        await newidmap.write(worker, file, mappings, launch, error)
+
+
+def _is_one_id(mappings: Sequence[UserMapping]) -> bool:
+    return len(mappings) == 1 and mappings[0].count == 1

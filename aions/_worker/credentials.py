@@ -1,0 +1,92 @@
+"""Who this process is, its ids and its groups; and what /proc says of others."""
+
+from __future__ import annotations
+
+import os
+from errno import EINVAL, EPERM
+
+from aions._sys import libc, namespaces
+from aions._sys import proc as procfs
+from aions._sys.calls import KernelError, call
+from aions._wire.messages import BecomeRoot, Contents, Done, GetOwnerUID, GetRelatedNamespace, Identified, ReadProcess, User
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aions._worker.loop import Handlers, Server
+
+ROOT = (0, 0, 0)
+
+
+def become_root(server: Server, request: BecomeRoot) -> Done:
+    take_root(server, request.user, request.group)
+    server.end_with_parent()
+    return Done()
+
+
+def user_namespace(server: Server) -> str:
+    """Return the name of the user namespace that this process is in."""
+    return os.readlink("self/ns/user", dir_fd=server.home.proc)
+
+
+def take_root(server: Server, user: bool = True, group: bool = True) -> None:
+    """Become user and group 0, if they are mapped, without other groups, if that is allowed."""
+    dumpable = libc.is_dumpable()
+    drop_groups(server)
+    if group and os.getresgid() != ROOT:
+        _take("setresgid", os.setresgid)
+    if user and os.getresuid() != ROOT:
+        _take("setresuid", os.setresuid)
+    if libc.is_dumpable() != dumpable:
+        libc.set_dumpable(dumpable)
+
+
+def drop_groups(server: Server) -> None:
+    """Leave the supplementary groups. KERNEL: before a gid map is written, setgroups is refused as if it were denied."""
+    if os.getgroups() and procfs.read(server.home.proc, "self/setgroups") == "allow\n":
+        _unless(EPERM, lambda: call(lambda: "setgroups(0, [])", os.setgroups, ()))
+
+
+def _take(name: str, change: Callable[[int, int, int], None]) -> None:
+    """Become 0. EINVAL: it is not mapped, so nobody can be it."""
+    _unless(EINVAL, lambda: call(lambda: f"{name}(0, 0, 0)", change, *ROOT))
+
+
+def _unless(number: int, function: Callable[[], None]) -> None:
+    try:
+        function()
+    except KernelError as error:
+        if error.errno != number:
+            raise
+
+
+def hindrance(server: Server) -> str | None:
+    """Say what about this process may be why it was refused a namespace."""
+    proc = server.home.proc
+    if not procfs.read(proc, "self/uid_map") or not procfs.read(proc, "self/gid_map"):
+        return "The worker is in a user namespace whose uid or gid map is not written."
+    if "\nSeccomp:\t2\n" in procfs.read(proc, "self/status"):
+        return "A seccomp filter is in force in the worker."
+    return None
+
+
+def read_process(server: Server, request: ReadProcess) -> Contents:
+    pid = "self" if request.pid is None else request.pid
+    return Contents(procfs.read(server.home.proc, f"{pid}/{request.file}"))
+
+
+def get_related_namespace(server: Server, request: GetRelatedNamespace) -> Identified:
+    return Identified(*namespaces.identify_related(server.home.proc, request.pid, request.namespace, request.relation))
+
+
+def get_owner_uid(server: Server, request: GetOwnerUID) -> User:
+    return User(namespaces.owner_uid(server.home.proc, request.pid))
+
+
+HANDLERS: Handlers = {
+    "BecomeRoot": become_root,
+    "GetOwnerUID": get_owner_uid,
+    "GetRelatedNamespace": get_related_namespace,
+    "ReadProcess": read_process,
+}

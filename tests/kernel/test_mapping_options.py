@@ -1,0 +1,178 @@
+"""The options of `aions unshare` about users and groups, against unshare(1): maps, setgroups and the status of the command."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from aions import Namespace
+from aions._app import subordinate
+from tests.kernel.scripts import ROOT
+from tests.kernel.targets import target
+
+LOOK = """
+sort -n /proc/self/uid_map; echo; sort -n /proc/self/gid_map; cat /proc/self/setgroups
+grep -E '^(Uid|Gid|Cap...):' /proc/self/status
+"""
+
+
+def run(*command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    finished = subprocess.run([*command, "sh", "-c", LOOK], env=environment, capture_output=True, text=True, check=False)
+    assert not finished.stderr, finished.stderr
+    return re.sub(r"[ \t]+", " ", finished.stdout)
+
+
+def ours(*options: str) -> str:
+    return run(sys.executable, "-m", "aions", "unshare", *options)
+
+
+def theirs(*options: str) -> str:
+    return run("unshare", *options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--user", "--setgroups=deny"],
+        ["-r", "--setgroups=deny"],
+        ["-c", "--setgroups=deny"],
+        ["-c", "--keep-caps", "--setgroups=deny"],
+        ["--map-user=7", "--map-group=8", "--setgroups=deny"],
+        ["--map-user=7"],
+        ["--map-user=daemon", "--map-group", "daemon", "--keep-caps", "--setgroups=deny"],
+    ],
+    ids=" ".join,
+)
+def test_ones_own_id_is_mapped_as_by_unshare(options: list[str]) -> None:
+    """unshare(1) forbids setgroups to map a group, and then does not take the option that says so."""
+    groups = any(option.startswith(("-r", "-c", "--map-group")) for option in options)
+    assert ours(*options) == theirs(*(option for option in options if not groups or "setgroups" not in option))
+
+
+def first(kind: str) -> range:
+    return subordinate.ranges(kind)[0]
+
+
+@pytest.mark.plain_user
+@pytest.mark.needs("newuidmap")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--map-auto", "-r"],
+        ["--map-auto", "-c"],
+        ["--map-auto", "--map-user=20", "--map-group=65535"],
+        ["--map-users=auto", "--map-groups=auto", "--map-user=70000", "--map-group=70000", "--keep-caps"],
+        ["-r", "--map-users={users},1,1000", "--map-groups={groups},1,10"],
+        ["--map-users={users},5,1000", "--map-user=7", "--map-groups={groups},5,10"],
+    ],
+    ids=" ".join,
+)
+def test_ranges_are_mapped_as_by_unshare(options: list[str]) -> None:
+    numbers = {"users": first("user").start, "groups": first("group").start}
+    given = [option.format(**numbers) for option in options]
+    assert ours(*given) == theirs(*given)
+    assert ours(*(re.sub(r"=(\d+),(\d+),", r"=\2:\1:", option) for option in given)) == theirs(*given), "the new order"
+
+
+@pytest.mark.plain_user
+@pytest.mark.needs("newuidmap")
+def test_subordinate_ids_as_they_are() -> None:
+    users, groups = first("user"), first("group")
+    explicit = [f"--map-{kind}={ids.start},{ids.start},{len(ids)}" for kind, ids in (("users", users), ("groups", groups))]
+    assert ours("-r", "--map-users=subids", "--map-groups=subids") == theirs("-r", *explicit)
+
+
+@pytest.mark.plain_user
+@pytest.mark.needs("newuidmap")
+def test_without_an_id_of_ones_own_the_command_is_root() -> None:
+    """That of unshare(1) is nobody, without capabilities."""
+    (mine, status), (its, _) = (each.split("allow\n") for each in (ours("--map-auto"), theirs("--map-auto")))
+    assert mine == its
+    assert "Uid: 0 0 0 0\nGid: 0 0 0 0\n" in status
+
+
+@pytest.mark.root
+def test_root_maps_all() -> None:
+    found = ours("--map-users=all", "--map-groups=all").splitlines()
+    assert found[0].split() == found[2].split() == ["0", "0", "4294967295"]
+    assert found[3] == "allow"
+
+
+@pytest.mark.root
+def test_root_maps_ranges_around_its_own_id() -> None:
+    found = ours("--map-user=2", "--map-users=0:1000:5", "--map-groups=0:0:10").splitlines()
+    assert [line.split() for line in found[:3]] == [["0", "1000", "2"], ["2", "0", "1"], ["3", "1002", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--map-users=1:2", "is no range"),
+        ("--map-users=0:0:0", "at least 1"),
+        ("--map-user=no-such-user", "is nobody"),
+        ("--map-group=no-such-group", "is nobody"),
+        ("--setgroups=maybe", "neither allow nor deny"),
+    ],
+)
+def test_values_that_make_no_sense(option: str, words: str) -> None:
+    command = [sys.executable, "-m", "aions", "unshare", option, "true"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 2
+    assert words in finished.stderr
+
+
+def nsenter(*options: str, program: tuple[str, ...] = (sys.executable, "-m", "aions", "nsenter")) -> str:
+    return run(*program, *options)
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--keep-caps"], ["--preserve-credentials"], ["--preserve-credentials", "--keep-caps"]]
+)
+def test_who_enters_a_user_namespace(options: list[str]) -> None:
+    """nsenter(1) of util-linux 2.38 has no --keep-caps, and a plain user cannot do without --preserve-credentials."""
+    with target(Namespace.USER | Namespace.UTS, "--map-root-user") as pid:
+        found = nsenter("--target", str(pid), "--user", "--uts", *options)
+        expected = nsenter("--target", str(pid), "--user", "--uts", "--preserve-credentials", program=("nsenter",))
+    if "--keep-caps" in options:
+        everything = re.findall(r"CapBnd: (\w+)", expected)[0]
+        for field in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+            assert re.findall(rf"{field}: (\w+)", found) == [everything]
+        found, expected = (re.sub(r"Cap...: \w+\n", "", each) for each in (found, expected))
+    assert found == expected
+
+
+@pytest.mark.root
+def test_credentials_that_are_preserved_are_nobodys_where_they_are_not_mapped() -> None:
+    with target(Namespace.USER, "--map-root-user", owner=1234) as pid:
+        assert "Uid: 65534 65534 65534 65534\n" in nsenter("--target", str(pid), "--user", "--preserve-credentials")
+        assert "Uid: 0 0 0 0\n" in nsenter("--target", str(pid), "--user")
+
+
+@pytest.mark.parametrize("kind", ["--user", "--uts", "--net"])
+def test_the_parent_user_namespace_is_entered(kind: str) -> None:
+    """That of a user namespace is the one around it; that of another the one that owns it."""
+    inner = ["unshare", "--user", "--map-root-user", "sh", "-c", "echo ready; exec sleep 600"]
+    command = ["unshare", "--user", "--map-root-user", "--uts", "--net", *inner]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            options = ["--target", str(process.pid), "--user-parent", kind, "readlink", "/proc/self/ns/user"]
+            command = [sys.executable, "-m", "aions", "nsenter", *options]
+            found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert not found.stderr, found.stderr
+            names = {os.readlink(f"/proc/{pid}/ns/user") for pid in ("self", process.pid)}
+            assert found.stdout.strip() not in names
+        finally:
+            process.kill()
+
+
+def test_capabilities_are_not_kept_without_a_child() -> None:
+    command = [sys.executable, "-m", "aions", "nsenter", "--target", str(os.getpid()), "--uts", "--no-fork", "--keep-caps"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (finished.returncode, "leave --no-fork out" in finished.stderr) == (1, True)
