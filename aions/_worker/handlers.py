@@ -121,7 +121,9 @@ def set_namespace(server: Server, request: messages.SetNamespace) -> Done:
     before = credentials.user_namespace(server)
     with_threads_named(server, libc.setns, request.target, request.namespaces)
     if not request.preserve_credentials and credentials.user_namespace(server) != before:
+        server.half_made = True
         credentials.take_root(server)
+        server.half_made = False
     server.end_with_parent()
     return Done()
 

@@ -51,7 +51,8 @@ class Home:
 class Server:
     """What a worker holds: its connection to the app, the way home, its handlers and its children.
 
-    `parent` is a pidfd of the process that forked it; the forkserver has none.
+    `parent` is a pidfd of the process that forked it; the forkserver has none. A worker that is `half_made`, since a request of
+    several steps failed between them, ends once it has told so.
     """
 
     def __init__(self, connection: socket.socket, home: Home, handlers: Handlers, parent: int | None = None) -> None:
@@ -62,6 +63,7 @@ class Server:
         self.poller = select.poll()
         self.children = Children(self.poller)
         self.last_function: str | None = None
+        self.half_made = False
         self.poller.register(connection, select.POLLIN)
 
     def end_with_parent(self) -> None:
@@ -111,6 +113,8 @@ class Server:
             self._send(request_id, reply)
         finally:
             fdsocket.close_all(reply.descriptors())
+        if self.half_made:
+            self.end()
 
     def _served(self, packet: fdsocket.Packet) -> tuple[int, Reply]:
         request_id = 0

@@ -17,6 +17,7 @@ import pytest
 from aions import Capability, Credentials, GroupMapping, Identity, Namespace, UserMapping, Worker, get_credentials, open_worker
 from tests.kernel import called
 from tests.kernel.explained import named, refusal
+from tests.kernel.scripts import run_script
 from tests.kernel.targets import on_one_loop, status_field, target, target_as_root
 
 pytestmark = on_one_loop
@@ -302,3 +303,30 @@ async def test_a_worker_that_became_another_user_ends_with_its_parent() -> None:
             with stopped(int(status_field(outer.pid, "PPid"))), anyio.fail_after(10):
                 os.kill(outer.pid, signal.SIGKILL)
                 await anyio.wait_readable(inner.pidfd)
+
+
+@pytest.mark.root
+async def test_a_worker_that_is_inside_as_nobody_is_not_left(tmp_path: Path) -> None:
+    """Where it may not become root (here by seccomp), it ends: its next call would run as whom nobody asked for."""
+    program = """
+        import sys
+        import anyio
+        from aions import Namespace, WorkerDied, open_worker
+        from tests.kernel.programs import seccomp
+
+        async def main():
+            async with open_worker() as worker:
+                try:
+                    await worker.enter_namespace(int(sys.argv[1]), Namespace.USER)
+                except PermissionError as error:
+                    print(error.__notes__[0].partition(" was")[0])
+                try:
+                    await worker.run_process(["true"])
+                except WorkerDied:
+                    print("has ended")
+
+        seccomp.deny("setresuid")
+        anyio.run(main)
+        """
+    with target_of_others() as pid:
+        assert run_script(tmp_path, program, pid) == ["setresuid(0, 0, 0)", "has ended"]

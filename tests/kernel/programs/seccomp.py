@@ -8,8 +8,8 @@ import platform
 import struct
 
 _NUMBERS = {
-    "x86_64": {"unshare": 272, "setns": 308, "mount": 165, "pidfd_open": 434},
-    "aarch64": {"unshare": 97, "setns": 268, "mount": 40, "pidfd_open": 434},
+    "x86_64": {"unshare": 272, "setns": 308, "mount": 165, "pidfd_open": 434, "setresuid": 117},
+    "aarch64": {"unshare": 97, "setns": 268, "mount": 40, "pidfd_open": 434, "setresuid": 147},
 }[platform.machine()]
 
 _LOAD_NUMBER = struct.pack("HBBI", 0x20, 0, 0, 0)
