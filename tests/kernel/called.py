@@ -174,3 +174,21 @@ def death_signal() -> int:
 
 def clear_death_signal() -> None:
     prctl(1, 0)
+
+
+def lose_the_way_back() -> None:
+    """Have the third setns(2) from now on fail: to go somewhere and come back takes one to try, one to go, one to return."""
+    import errno
+
+    from aions._sys import libc
+
+    setns, calls = libc._setns, 0
+
+    def refusing(descriptor: int, flags: int) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        return setns(descriptor, flags)
+
+    libc._setns = refusing  # type: ignore[assignment]

@@ -17,6 +17,7 @@ from anyio.abc import AsyncResource, SocketAttribute
 
 import aions
 from aions import FileDescriptor, Namespace, NamespaceFile, Worker, new_namespace, open_namespace, open_worker
+from tests.kernel import called
 from tests.kernel.explained import works
 from tests.kernel.targets import EVERY_KIND, KINDS, has_processes, name_of, on_one_loop, target_as_root, until
 from tests.kernel.test_sockets import cookie, network
@@ -351,3 +352,14 @@ async def test_the_functions_act_on_the_current_worker(worker: Worker) -> None:
     async with await aions.new_namespace("net") as file:
         await aions.enter(file)
         assert await aions.get_namespace_id(None, "net") == file.id
+
+
+@on_one_loop
+async def test_a_worker_that_cannot_come_back_ends(worker: Worker) -> None:
+    """SECURITY: else it would do there what is meant for its own network."""
+    async with await worker.new_namespace("net") as file, worker.fork() as lost:
+        await lost.run_sync(called.lose_the_way_back)
+        with pytest.raises(aions.WorkerDied):
+            await lost.socket(namespace=file)
+        with await worker.socket(namespace=file) as sock:
+            assert cookie(sock) == file.id.id
