@@ -43,12 +43,7 @@ def spawn(server: Server, request: Spawn) -> int:
 def _started(request: Spawn, places: dict[int, int], group: int | None) -> int:
     if (request.user, request.group, request.extra_groups) != (None, None, None) or privileges.are_touched(request):
         return _forked(request, places, group)
-    try:
-        return _spawned(request, places, group)
-    except KernelError:
-        if request.directory is None:
-            raise
-        return _forked(request, places, group)  # which tells whether it is about the directory or about the program
+    return _spawned(request, places, group)
 
 
 class Placed:
@@ -77,14 +72,21 @@ class Placed:
 
 
 def _spawned(request: Spawn, places: dict[int, int], group: int | None) -> int:
-    """Start a command by posix_spawn(3), which does not copy this process."""
+    """Start a command by posix_spawn(3), which does not copy this process.
+
+    What would certainly fail is found out before. KERNEL: what fails has been a process, and as the first one of a pid
+    namespace it would have been the last one as well.
+    """
+    directory = request.directory or "."
+    if request.directory is not None:
+        call(lambda: f'chdir("{directory}")', os.stat, f"{directory}/.", path=directory)
 
     def start(program: str, arguments: list[str]) -> int:
         return posix_spawn(program, arguments, request.environment, places, request.directory, group, request.new_session)
 
     before = os.umask(request.umask) if request.umask >= 0 else -1
     try:
-        return _first_found(request, "posix_spawn", start)
+        return _first_found(request, "posix_spawn", start, lambda program: _obstacle(os.path.join(directory, program)))
     finally:
         if before >= 0:
             os.umask(before)
@@ -170,13 +172,16 @@ def _prepare(request: Spawn, group: int | None) -> None:
     privileges.settle(request)
 
 
-def _first_found(request: Spawn, name: str, start: Start) -> int:
-    """Start the program from the first place that works, as execvpe(3) looks for it."""
+def _first_found(request: Spawn, name: str, start: Start, obstacle: Callable[[str], int] = lambda _program: 0) -> int:
+    """Start the program from the first place that works, as execvpe(3) looks for it; `obstacle` is an errno, or 0 for none."""
     arguments = ["/bin/sh", "-c", *request.arguments] if request.shell else list(request.arguments)
     refused = KernelError(errno.ENOENT, f'{name}("{arguments[0]}", {arguments})', arguments[0])
     for program in _places_of(arguments[0], request.environment):
+        text = f'{name}("{program}", {arguments})'
         try:
-            return call(lambda: f'{name}("{program}", {arguments})', start, program, arguments, path=arguments[0])  # noqa: B023
+            if number := obstacle(program):
+                raise KernelError(number, text, arguments[0])
+            return call(lambda: text, start, program, arguments, path=arguments[0])  # noqa: B023 - called at once
         except KernelError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 raise
@@ -186,23 +191,19 @@ def _first_found(request: Spawn, name: str, start: Start) -> int:
 
 
 def _places_of(program: str, environment: tuple[str, ...]) -> Iterator[str]:
-    """Yield where a program may be: where its name says, or, if that is a bare one, where PATH says and there is something."""
+    """Yield where a program may be: where its name says, or, if that is a bare one, where PATH says."""
     if "/" in program:
         yield program
         return
     paths = [variable[5:] for variable in environment if variable.startswith("PATH=")] or [os.defpath]
     for directory in paths[0].split(":"):
-        place = f"{directory or '.'}/{program}"
-        if not directory.startswith("/") or _may_be_there(place):
-            yield place
+        yield f"{directory or '.'}/{program}"
 
 
-def _may_be_there(path: str) -> bool:
-    """Whether trying to run it can tell more than that there is nothing."""
+def _obstacle(path: str) -> int:
+    """Return the errno that running a file would certainly fail with."""
     try:
         os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        pass
-    return True
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0 if os.access(path, os.X_OK) else errno.EACCES

@@ -20,7 +20,7 @@ from aions import Namespace, Worker, open_worker
 from tests.kernel import called
 from tests.kernel.pipes import open_pipe
 from tests.kernel.scripts import run_script
-from tests.kernel.targets import name_of, on_one_loop, target
+from tests.kernel.targets import name_of, on_one_loop, target, target_as_root
 
 
 @pytest.fixture
@@ -325,6 +325,26 @@ async def test_a_command_in_a_new_pid_namespace_is_in_the_apps_process_group_and
 
 
 @on_one_loop
+async def test_a_command_that_cannot_be_run_does_not_use_up_a_pid_namespace(tmp_path: Path) -> None:
+    """The first process of a pid namespace is the one that it ends with."""
+    (tmp_path / "closed").mkdir(mode=0)
+    (tmp_path / "no-program").touch()
+    async with open_worker(unshare=Namespace.USER) as worker:
+        await worker.unshare(Namespace.PID)
+        for command, directory in (
+            ("no-such-program", None),
+            ("./no-such-program", tmp_path),
+            ("./no-program", tmp_path),
+            ("true", tmp_path / "no-such-directory"),
+            ("true", tmp_path / "no-program"),
+        ):
+            with pytest.raises(OSError, match=r"No such file|Permission denied|Not a directory"):
+                await worker.run_process([command], cwd=directory)
+        path = f"{tmp_path}/closed:{tmp_path}/no-program:{os.environ['PATH']}"
+        assert (await worker.run_process(["sh", "-c", "echo $$"], env={"PATH": path})).stdout == b"1\n"
+
+
+@on_one_loop
 async def test_a_command_in_entered_namespaces_has_a_session_of_its_own() -> None:
     with target(Namespace.USER | Namespace.PID) as pid:
         async with open_worker() as worker:
@@ -339,12 +359,17 @@ async def test_a_command_in_entered_namespaces_has_a_session_of_its_own() -> Non
 async def test_there_a_terminal_may_be_handed_over_on_purpose() -> None:
     keyboard, terminal = os.openpty()
     try:
-        async with open_worker() as worker:
-            await worker.enter_namespace(os.getpid(), Namespace.UTS)
-            for options in ({"stdin": terminal}, {"stdout": os.fdopen(terminal, "wb", closefd=False)}, {"stderr": terminal}):
-                async with await worker.open_process(["sleep", "1000"], **options) as process:
-                    assert os.getsid(process.pid) == os.getsid(0)
-                    process.kill()
+        with target_as_root(Namespace.UTS) as pid:
+            async with open_worker() as worker:
+                await worker.enter_namespace(pid, Namespace.USER | Namespace.UTS)
+                for options in (
+                    {"stdin": terminal},
+                    {"stdout": os.fdopen(terminal, "wb", closefd=False)},
+                    {"stderr": terminal},
+                ):
+                    async with await worker.open_process(["sleep", "1000"], **options) as process:
+                        assert os.getsid(process.pid) == os.getsid(0)
+                        process.kill()
     finally:
         os.close(keyboard)
         os.close(terminal)
