@@ -19,6 +19,7 @@ EPILOG = "It tries in processes of its own, and changes nothing. The status is 1
 def add_options(options: Options) -> None:
     """Declare the option."""
     options.flag("--json", help="print it as JSON")
+    options.take_no_command()
 
 
 async def run(options: argparse.Namespace) -> Ended:

@@ -23,10 +23,11 @@ NAMESPACES = {
 
 
 class Options:
-    """The options of one subcommand. They stand before the command, which is all that is left."""
+    """The options of one subcommand. They stand before the command, which is all that is left, if it takes one."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._parser = parser
+        self._takes_command = True
         self._actions: dict[str, argparse.Action] = {}
 
     def flag(self, *names: str, help: str) -> None:
@@ -45,6 +46,10 @@ class Options:
         """Take an option that needs several values, and may be given again: `action` adds to what `dest` has so far."""
         self._add(names, nargs=len(metavar), metavar=metavar, dest=dest, default=(), action=action)
 
+    def take_no_command(self) -> None:
+        """Refuse whatever follows the options."""
+        self._takes_command = False
+
     def explain(self, help: str) -> None:
         """Say this when asked for help, instead of what is known of each option."""
         self._parser.format_help = lambda: help  # type: ignore[method-assign]
@@ -57,6 +62,8 @@ class Options:
         """Parse what follows the subcommand's name."""
         words, command = split(arguments, self._actions)
         options = self._parser.parse_args(words)
+        if command and not self._takes_command:
+            self._parser.error(f"it takes no arguments: {' '.join(command)}")
         options.command = command
         return options
 

@@ -133,6 +133,7 @@ async def run(options: argparse.Namespace) -> Ended:
         hostname=options.hostname,
         mounts=_all_mounts(options.mounts),
         clock_offsets=clocks,
+        loopback=not options.share_net,
     ) as worker:
         await _start_in(worker, options.wd)
         return await run_command(worker, options.command)

@@ -67,6 +67,15 @@ def test_the_doctor_says_the_same_in_words_and_as_json() -> None:
         assert finding["remedy"] is None or f"-> {finding['remedy']}\n" in text
 
 
+@pytest.mark.parametrize("words", [["net"], ["--json", "net"], ["--", "net"], ["--jsn"]], ids=" ".join)
+def test_the_doctor_takes_no_other_words(words: list[str]) -> None:
+    command = [sys.executable, "-m", "aions", "doctor", *words]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("usage: aions doctor [--json]\n")
+    assert words[-1] in finished.stderr
+
+
 LIMIT = ["unshare", "--user", "--map-root-user", "sh", "-c", 'echo 0 > /proc/sys/user/max_"$0"_namespaces; exec "$@"']
 
 

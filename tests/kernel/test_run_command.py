@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import re
 import subprocess
@@ -60,6 +61,16 @@ def test_without_options_all_is_fresh_and_read_only(tmp_path: Path) -> None:
 def test_no_network_unless_it_is_shared() -> None:
     assert output("ls", "/proc/sys/net/ipv4/conf").split() == ["all", "default", "lo"]
     assert output("--share-net", "readlink", "/proc/self/ns/net").strip() == os.readlink("/proc/self/ns/net")
+
+
+def test_its_own_loopback_works() -> None:
+    script = """
+    import socket
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.create_server((host, 0), family=family) as listener:
+            socket.create_connection(listener.getsockname()[:2], timeout=10).close()
+    """
+    assert output(os.path.realpath(sys.executable), "-c", inspect.cleandoc(script)) == ""
 
 
 def test_it_starts_in_the_current_directory_if_it_is_there(tmp_path: Path) -> None:
