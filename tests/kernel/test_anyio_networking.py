@@ -146,7 +146,7 @@ async def test_a_listener_of_one_family(worker: Worker, family: socket.AddressFa
 @on_one_loop
 async def test_a_port_is_the_same_on_all_addresses_of_a_name(worker: Worker) -> None:
     """Also if the one that the first address gets is taken on the second."""
-    await worker.run_process(["sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40003"])
+    await worker.run_process("echo 40000 40003 > /proc/sys/net/ipv4/ip_local_port_range")
     taken = [await worker.socket(), await worker.socket(socket.AF_INET6)]
     taken[0].bind(("127.0.0.1", 40001))
     taken[1].bind(("::1", 40002))
