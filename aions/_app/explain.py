@@ -9,6 +9,7 @@ from errno import EACCES, EAGAIN, EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC,
 from aions._app.explain_mounts import MOUNT_REASONS
 from aions._types import Namespace
 from aions._wire.messages import (
+    BecomeOwner,
     Fork,
     GetNamespaceID,
     GetOwnerUID,
@@ -92,6 +93,12 @@ _EXPLANATIONS = (
         with_any=_USER,
     ),
     _Explanation(Unshare, EPERM, *_NO_PRIVILEGE),
+    _Explanation(
+        BecomeOwner,
+        EPERM,
+        "A user namespace for somebody else can only be made by who may become them: it takes CAP_SETUID and CAP_SETGID.",
+        "Run as root; or leave the owner out, which is you then.",
+    ),
     _Explanation(
         SetNamespace,
         EUSERS,

@@ -22,6 +22,7 @@ class Identity:
         group_mappings: the gid map, likewise.
         setgroups: whether setgroups(2) is to be allowed inside. None: where the kernel lets it be; False: never; True: or else
             opening fails.
+        owner: the user and the group that the user namespace is to be made by, and so belong to. None: the app's own. For root.
 
     A mapping that crosses from one mapping of the app's own user namespace into the next is split.
 
@@ -34,16 +35,19 @@ class Identity:
     user_mappings: tuple[UserMapping, ...]
     group_mappings: tuple[GroupMapping, ...]
     setgroups: bool | None
+    owner: tuple[int, int] | None
 
     def __init__(
         self,
         user_mappings: Iterable[UserMapping] = (),
         group_mappings: Iterable[GroupMapping] = (),
         setgroups: bool | None = None,
+        owner: tuple[int, int] | None = None,
     ) -> None:
         object.__setattr__(self, "user_mappings", tuple(user_mappings))
         object.__setattr__(self, "group_mappings", tuple(group_mappings))
         object.__setattr__(self, "setgroups", setgroups)
+        object.__setattr__(self, "owner", owner)
         for mappings in (self.user_mappings, self.group_mappings):
             if mappings:
                 id_maps.map_text(mappings)

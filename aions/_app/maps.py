@@ -59,7 +59,7 @@ def in_parent(identity: Identity) -> Identity:
     groups = id_maps.fitted(identity.group_mappings, id_maps.read_own("gid_map", GroupMapping))
     if (users, groups) == (identity.user_mappings, identity.group_mappings):
         return identity
-    return Identity(users, groups, identity.setgroups)
+    return Identity(users, groups, identity.setgroups, identity.owner)
 
 
 async def assume(worker: Link, identity: Identity, launch: Launch) -> None:
@@ -75,12 +75,13 @@ async def assume(worker: Link, identity: Identity, launch: Launch) -> None:
     if identity.setgroups is False:
         await _write(worker, WriteMap(worker.child.pid, "setgroups", "deny", False))
     setgroups = await _write_groups(worker, identity, launch) if identity.group_mappings else False
-    users, groups = _inside(identity.user_mappings, os.getresuid()), _inside(identity.group_mappings, os.getresgid())
+    own = (os.getresuid(), os.getresgid()) if identity.owner is None else [(number,) for number in identity.owner]
+    users, groups = map(_inside, (identity.user_mappings, identity.group_mappings), own)
     if None in users | groups or (setgroups and set(os.getgroups()) - {os.getegid()}):
         await worker.call(BecomeRoot(None in users, None in groups), Done)
 
 
-def _inside(mappings: Sequence[UserMapping], numbers: tuple[int, int, int]) -> set[int | None]:
+def _inside(mappings: Sequence[UserMapping], numbers: tuple[int, ...]) -> set[int | None]:
     """Return who the app is inside; None for nobody."""
     return {id_maps.inward(mappings, number) for number in numbers}
 

@@ -17,7 +17,7 @@ from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
 from aions._app.worker import Worker
 from aions._types import Clock, Namespace, Namespaces, combine
-from aions._wire.messages import SetLoopbackUp, Unshare
+from aions._wire.messages import BecomeOwner, SetLoopbackUp, Unshare
 
 Entering = Target | tuple[Target, Namespaces]
 """A target that is one namespace, or a target and which of its namespaces are meant."""
@@ -86,6 +86,7 @@ async def open_worker(
     who = _identity(kinds, identity)
     limits = preparing.limits_and_cgroups(rlimits or {}, cgroup)
     moving = [
+        *([BecomeOwner(*who.owner)] if who.owner is not None else []),
         *([Unshare(kinds.value)] if kinds else []),
         *preparing.clocks(kinds, clock_offsets or {}),
     ]

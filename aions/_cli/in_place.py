@@ -18,14 +18,16 @@ from aions._sys.calls import KernelError
 
 def execute(plan: Plan, command: list[str]) -> NoReturn:
     """Enter what is planned and become the command. This process must have one thread."""
-    root, directory = (None if path is None else os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (plan.root, plan.wd))
-    if plan.becomes_root:
+    root, directory, followed = map(_opened, (plan.root, plan.wd, plan.followed))
+    if plan.group is not None:
         _drop_groups(required=False)  # inside that may be forbidden
     try:
         _enter(plan)
     except KernelError as error:
         error.add_note(f"{error.call} was refused.")
         raise
+    if followed is not None:
+        plan = plan.following(os.fstat(followed))
     _change_to(root, directory, plan.wdns)
     _become(plan)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -37,6 +39,10 @@ def execute(plan: Plan, command: list[str]) -> NoReturn:
         error.filename = command[0]
         error.add_note(f"execve({command[0]!r}) was refused.")
         raise
+
+
+def _opened(path: str | None) -> int | None:
+    return None if path is None else os.open(path, os.O_PATH | os.O_DIRECTORY)
 
 
 def _enter(plan: Plan) -> None:
@@ -77,5 +83,5 @@ def _drop_groups(required: bool) -> None:
     try:
         os.setgroups(())
     except PermissionError:
-        if required:
+        if required and os.getgroups():
             raise

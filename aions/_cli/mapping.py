@@ -13,7 +13,7 @@ from typing import TypeVar
 from aions import GroupMapping, Identity, UserMapping
 from aions._app import id_maps, subordinate
 from aions._app.identity import around
-from aions._cli.options import Options
+from aions._cli.options import Options, id_number
 
 M = TypeVar("M", bound=UserMapping)
 
@@ -33,6 +33,7 @@ def add_options(options: Options) -> None:
     options.value("--map-groups", metavar="RANGE", type=_range, help="map groups likewise")
     options.flag("--map-auto", help="--map-users=auto --map-groups=auto")
     options.value("--setgroups", metavar="allow|deny", type=_setgroups, help="whether setgroups(2) is allowed inside")
+    options.value("--owner", metavar="UID:GID", type=_owner, help="who the user namespace is made by, and belongs to")
 
 
 def identity(options: argparse.Namespace) -> Identity | None:
@@ -43,6 +44,7 @@ def identity(options: argparse.Namespace) -> Identity | None:
         _mappings(UserMapping, "user", user, users),
         _mappings(GroupMapping, "group", group, groups),
         options.setgroups,
+        options.owner,
     )
     return mapped if mapped != Identity() else None
 
@@ -107,6 +109,13 @@ def _id(text: str, named: Callable[[], int]) -> int:
         return int(text) if text.isdecimal() else named()
     except KeyError:
         raise argparse.ArgumentTypeError(f"{text!r} is nobody") from None
+
+
+def _owner(text: str) -> tuple[int, int]:
+    user, colon, group = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError(f"{text!r} is no owner: UID:GID")
+    return id_number(user), id_number(group)
 
 
 def _setgroups(text: str) -> bool:

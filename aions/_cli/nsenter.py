@@ -10,7 +10,7 @@ from aions import Worker, open_worker
 from aions._cli import in_place
 from aions._cli.command import run as run_command
 from aions._cli.ending import Ended
-from aions._cli.options import NAMESPACES, Options, id_number
+from aions._cli.options import NAMESPACES, Options, followed_id
 from aions._cli.plan import Joined, Plan, opened
 
 WHAT = "run a command in the namespaces of a process"
@@ -29,8 +29,8 @@ def add_options(options: Options) -> None:
     options.optional("-w", "--wd", metavar="DIR", const=True, help="take its working directory, or this one of here")
     options.value("-W", "--wdns", metavar="DIR", help="take this working directory of there")
     options.flag("-e", "--env", help="take its environment")
-    options.value("-S", "--setuid", metavar="UID", type=id_number, help="the command's user")
-    options.value("-G", "--setgid", metavar="GID", type=id_number, help="its group; it has no others then")
+    options.value("-S", "--setuid", metavar="UID", type=followed_id, help="the command's user; follow: the target's")
+    options.value("-G", "--setgid", metavar="GID", type=followed_id, help="its group, likewise; it has no others then")
     options.flag("--preserve-credentials", help="stay who you are in a user namespace that is entered")
     options.flag("--keep-caps", help="keep capabilities also if not root there")
     options.flag("--user-parent", help="enter the user namespace that owns what is entered, or the parent of that one")
@@ -45,11 +45,13 @@ async def run(options: argparse.Namespace) -> Ended:
         if options.no_fork:
             in_place.execute(plan, options.command)
         async with open_worker() as worker:
-            root, directory = await _open(worker, plan.root), await _open(worker, plan.wd)
-            if plan.becomes_root:
+            root, directory, followed = [await _open(worker, path) for path in (plan.root, plan.wd, plan.followed)]
+            if plan.group is not None:
                 with suppress(PermissionError):
                     await worker.run_sync(os.setgroups, ())  # inside that may be forbidden
             await _enter(worker, plan)
+            if followed is not None:
+                plan = plan.following(await worker.run_sync(os.fstat, followed))
             await _change_to(worker, root, directory)
             return await run_command(
                 worker,
@@ -58,7 +60,7 @@ async def run(options: argparse.Namespace) -> Ended:
                 env=plan.environment,
                 user=plan.user,
                 group=plan.group,
-                extra_groups=plan.extra_groups(worker.pid),
+                extra_groups=plan.extra_groups(worker.pid, await worker.run_sync(os.getgroups)),
                 keep_capabilities=options.keep_caps,
             )
 

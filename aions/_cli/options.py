@@ -21,6 +21,9 @@ NAMESPACES = {
 }
 """The letters and words of unshare(1) and nsenter(1)."""
 
+FOLLOW = -1
+"""In place of the id of a user or group: that of the target."""
+
 
 class Options:
     """The options of one subcommand. They stand before the command, which is all that is left, if it takes one."""
@@ -127,6 +130,11 @@ def id_number(text: str) -> int:
     if not 0 <= number < 2**32 - 1:
         raise argparse.ArgumentTypeError(f"{text!r} is the id of no user or group")
     return number
+
+
+def followed_id(text: str) -> int:
+    """Read the id of a user or group, or the word for that of the target."""
+    return FOLLOW if text == "follow" else id_number(text)
 
 
 def signal_number(text: str) -> int:

@@ -7,11 +7,11 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aions import Namespace
-from aions._cli.options import chosen
+from aions._cli.options import FOLLOW, chosen
 
 _NS_GET_USERNS = 0xB701
 
@@ -36,11 +36,20 @@ class Plan:
     user: int | None
     group: int | None
     group_was_named: bool
+    followed: str | None
 
-    becomes_root: bool
+    def following(self, status: os.stat_result) -> Plan:
+        """Name the ids of who is followed. KERNEL: `status`, of `followed`, has them as they are where it was taken: inside."""
+        return replace(
+            self,
+            user=status.st_uid if self.user == FOLLOW else self.user,
+            group=status.st_gid if self.group == FOLLOW else self.group,
+        )
 
-    def extra_groups(self, pid: int) -> tuple[int, ...] | None:
-        """Return the command's supplementary groups: none, if it can have none where process `pid` is now."""
+    def extra_groups(self, pid: int, held: list[int]) -> tuple[int, ...] | None:
+        """Return the command's supplementary groups: none, if it can have none where process `pid`, which has some, is now."""
+        if not held:
+            return None
         may_be_set = self.group_was_named or Path(f"/proc/{pid}/setgroups").read_text().strip() == "allow"
         return () if self.group is not None and may_be_set else None
 
@@ -51,8 +60,7 @@ def opened(options: argparse.Namespace) -> Iterator[Plan]:
     with ExitStack() as stack:
         joined = tuple(_joined(options, stack))
         user_namespace = tuple(each for each in joined if Namespace.USER in each[1])
-        becomes_root = bool(user_namespace) and not options.preserve_credentials
-        as_root = 0 if becomes_root else None
+        as_root = 0 if user_namespace and not options.preserve_credentials else None
         yield Plan(
             user_namespace=user_namespace,
             others=tuple(each for each in joined if each not in user_namespace),
@@ -63,7 +71,7 @@ def opened(options: argparse.Namespace) -> Iterator[Plan]:
             user=as_root if options.setuid is None else options.setuid,
             group=as_root if options.setgid is None else options.setgid,
             group_was_named=options.setgid is not None,
-            becomes_root=becomes_root,
+            followed=f"/proc/{_target(options)}" if FOLLOW in (options.setuid, options.setgid) else None,
         )
 
 

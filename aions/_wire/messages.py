@@ -214,6 +214,13 @@ class BecomeRoot(Request):
     group: bool
 
 
+class BecomeOwner(Request):
+    """Take a user and a group, and no other groups, so that a user namespace made next is theirs."""
+
+    user: int
+    group: int
+
+
 class Restrict(Request):
     """Have no capabilities but those of a mask, ever again; keep those that are left across exec; never gain any."""
 

@@ -8,7 +8,17 @@ from errno import EINVAL, EPERM
 from aions._sys import libc, namespaces
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, call
-from aions._wire.messages import BecomeRoot, Contents, Done, GetOwnerUID, GetRelatedNamespace, Identified, ReadProcess, User
+from aions._wire.messages import (
+    BecomeOwner,
+    BecomeRoot,
+    Contents,
+    Done,
+    GetOwnerUID,
+    GetRelatedNamespace,
+    Identified,
+    ReadProcess,
+    User,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +31,19 @@ ROOT = (0, 0, 0)
 
 def become_root(server: Server, request: BecomeRoot) -> Done:
     take_root(server, request.user, request.group)
+    server.end_with_parent()
+    return Done()
+
+
+def become_owner(server: Server, request: BecomeOwner) -> Done:
+    """Become who is to own a user namespace. Not dumpable, as it is then, this process has no memory for the owner to read."""
+    from aions._worker.handlers import preload
+
+    preload()  # while it may still read where that is
+    user, group = request.user, request.group
+    call(lambda: "setgroups(0, [])", os.setgroups, ())
+    call(lambda: f"setresgid({group}, {group}, {group})", os.setresgid, group, group, group)
+    call(lambda: f"setresuid({user}, {user}, {user})", os.setresuid, user, user, user)
     server.end_with_parent()
     return Done()
 
@@ -85,6 +108,7 @@ def get_owner_uid(server: Server, request: GetOwnerUID) -> User:
 
 
 HANDLERS: Handlers = {
+    "BecomeOwner": become_owner,
     "BecomeRoot": become_root,
     "GetOwnerUID": get_owner_uid,
     "GetRelatedNamespace": get_related_namespace,

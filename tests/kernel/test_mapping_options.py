@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +121,8 @@ def test_root_maps_ranges_around_its_own_id() -> None:
         ("--map-user=no-such-user", "is nobody"),
         ("--map-group=no-such-group", "is nobody"),
         ("--setgroups=maybe", "neither allow nor deny"),
+        ("--owner=1234", "is no owner"),
+        ("--owner=1234:", "is the id of no user or group"),
     ],
 )
 def test_values_that_make_no_sense(option: str, words: str) -> None:
@@ -176,3 +182,89 @@ def test_capabilities_are_not_kept_without_a_child() -> None:
     command = [sys.executable, "-m", "aions", "nsenter", "--target", str(os.getpid()), "--uts", "--no-fork", "--keep-caps"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (finished.returncode, "leave --no-fork out" in finished.stderr) == (1, True)
+
+
+def entered_as(options: tuple[str, ...], pid: int) -> list[str]:
+    """Return the user and group ids of a command that `aions nsenter` runs, and its supplementary groups."""
+    found = run(sys.executable, "-m", "aions", "nsenter", "--target", str(pid), "--preserve-credentials", *options)
+    return re.findall(r"^[UG]id: (\d+)", found, re.MULTILINE)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("in_place", [(), ("--no-fork",)], ids=["as a child", "in place"])
+def test_the_targets_ids_are_followed(in_place: tuple[str, ...]) -> None:
+    """They are what the entered user namespace calls them. That setgroups is forbidden there is no hindrance."""
+    both = ("--setuid", "follow", "--setgid=follow", *in_place)
+    with target(Namespace.USER | Namespace.UTS, "--map-user=7", "--map-group=8", owner=1234) as pid:
+        assert entered_as(("--user", *both), pid) == ["7", "8"]
+        assert entered_as(("--uts", *both), pid) == ["1234", "0"]
+        assert entered_as(("--uts", "-Sfollow", "-G", "5", *in_place), pid) == ["1234", "5"]
+        assert entered_as(("--uts", "-S3", "-Gfollow", *in_place), pid) == ["3", "0"]
+
+
+@pytest.mark.plain_user
+def test_a_plain_user_follows_its_own_id() -> None:
+    with target(Namespace.USER, "--map-user=7", "--map-group=8") as pid:
+        assert entered_as(("--user", "--setuid", "follow"), pid) == ["7", "8"]
+
+
+@pytest.mark.parametrize("option", ["--setuid", "--setgid"])
+def test_nobody_is_followed_without_a_target(option: str) -> None:
+    command = [sys.executable, "-m", "aions", "nsenter", "--uts=/proc/self/ns/uts", option, "follow", "true"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (finished.returncode, "no process was named" in finished.stderr) == (1, True)
+
+
+GET_OWNER_UID = 0xB704
+
+
+@contextmanager
+def owned(*options: str) -> Iterator[int]:
+    """Have `aions unshare` start a command that waits; give its pid, as /proc has it here."""
+    command = [sys.executable, "-m", "aions", "unshare", *options, "sh", "-c", "read pid _ </proc/self/stat; echo $pid; read _"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+        process.stdin.close()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("options", "outside", "inside"),
+    [
+        ((), "1234 2345", "65534 65534"),
+        (("--map-users=0:1234:1", "--map-groups=0:2345:1"), "1234 2345", "0 0"),
+        (("--map-users=7:1234:1", "--map-groups=8:2345:1", "--pid", "--net"), "1234 2345", "7 8"),
+        (("--map-users=0:100000:1000", "--map-groups=0:200000:1000", "--pid"), "100000 200000", "0 0"),
+        (("--map-root-user", "--mount"), "0 0", "0 0"),
+        (("--map-user=7", "--map-group=8"), "1234 2345", "65534 65534"),
+        (("--map-user=7", "--map-group=8", "--setuid=7", "--setgid=8"), "0 0", "7 8"),
+    ],
+    ids=str,
+)
+def test_a_user_namespace_of_somebody_else(options: tuple[str, ...], outside: str, inside: str) -> None:
+    """Its owner may enter it, as setns(2) has it for whoever made it, and has every capability there."""
+    with owned("--owner", "1234:2345", *options) as pid:
+        with open(f"/proc/{pid}/ns/user") as nsfd:
+            assert fcntl.ioctl(nsfd, GET_OWNER_UID, bytes(4)) == (1234).to_bytes(4, sys.byteorder)
+            enter = ["nsenter", f"--user=/proc/self/fd/{nsfd.fileno()}", "--preserve-credentials"]
+            look = [*enter, "grep", "-hE", "^([UG]id|CapPrm):", "/proc/self/status", f"/proc/{pid}/status"]
+            found = subprocess.run(look, pass_fds=[nsfd.fileno()], user=1234, group=2345, extra_groups=(), capture_output=True)
+            assert not found.stderr, found.stderr
+            stranger = subprocess.run(
+                look, pass_fds=[nsfd.fileno()], user=1235, group=2345, extra_groups=(), capture_output=True
+            )
+            assert b"Operation not permitted" in stranger.stderr
+        status = Path(f"/proc/{pid}/status").read_text()
+    assert " ".join(re.findall(r"^[UG]id:\s(\d+)", status, re.MULTILINE)) == outside
+    assert " ".join(re.findall(r"^[UG]id:\s(\d+)", found.stdout.decode(), re.MULTILINE)[2:]) == inside
+    assert not re.search(r"^Groups:\s*\d", status, re.MULTILINE)
+
+
+@pytest.mark.plain_user
+def test_a_plain_user_makes_no_user_namespace_for_somebody_else() -> None:
+    command = [sys.executable, "-m", "aions", "unshare", "--owner=1234:1234", "true"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert "it takes CAP_SETUID and CAP_SETGID" in finished.stderr
