@@ -7,28 +7,21 @@ else the event loop's default worker, which is forked when it is first needed.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from subprocess import PIPE, CompletedProcess
 from typing import Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple
 
-import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from aions._app import targets
-from aions._app.capabilities import Capabilities
-from aions._app.credentials import Credentials
-from aions._app.descriptor import HasFileno
 from aions._app.home import Home, current_home
 from aions._app.link import Link
 from aions._app.namespace_file import NamespaceFile
-from aions._app.processes import Process, Stream
 from aions._app.targets import Target
-from aions._app.text import StrOrBytesPath
 from aions._app.worker import Worker
-from aions._types import Clock, GroupMapping, Namespace, NamespaceID, NamespaceLike, Namespaces, UserMapping
+from aions._types import Namespace, NamespaceLike
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,190 +83,6 @@ async def _replace_default(home: Home) -> None:
     home.default_worker = Worker(await home.fork())
 
 
-async def unshare(namespaces: Namespaces) -> None:
-    """Move the current worker into new namespaces. See `Worker.unshare`."""
-    await (await current_worker()).unshare(namespaces)
-
-
-async def set_namespace(
-    fd: int | HasFileno, namespace: Namespaces | None = None, *, preserve_credentials: bool = False
-) -> None:
-    """Move the current worker into what a descriptor stands for. See `Worker.set_namespace`."""
-    await (await current_worker()).set_namespace(fd, namespace, preserve_credentials=preserve_credentials)
-
-
-async def enter_namespace(pid: int, namespace: Namespaces, *, preserve_credentials: bool = False) -> None:
-    """Move the current worker into namespaces of a process. See `Worker.enter_namespace`."""
-    await (await current_worker()).enter_namespace(pid, namespace, preserve_credentials=preserve_credentials)
-
-
-async def get_namespace_id(pid: int | None, namespace: NamespaceLike) -> NamespaceID:
-    """Identify a namespace of a process, or (None) of the current worker. See `Worker.get_namespace_id`."""
-    return await (await current_worker()).get_namespace_id(pid, namespace)
-
-
-async def write_user_mappings(pid: int | None, mappings: Iterable[UserMapping]) -> None:
-    """Write the uid map of a process, or (None) of the current worker. See `Worker.write_user_mappings`."""
-    await (await current_worker()).write_user_mappings(pid, mappings)
-
-
-async def write_group_mappings(pid: int | None, mappings: Iterable[GroupMapping], deny_setgroups: bool = False) -> None:
-    """Write the gid map of a process, or (None) of the current worker. See `Worker.write_group_mappings`."""
-    await (await current_worker()).write_group_mappings(pid, mappings, deny_setgroups)
-
-
-async def read_user_mappings(pid: int | None) -> list[UserMapping]:
-    """Read the uid map of a process, or (None) of the current worker. See `Worker.read_user_mappings`."""
-    return await (await current_worker()).read_user_mappings(pid)
-
-
-async def read_group_mappings(pid: int | None) -> list[GroupMapping]:
-    """Read the gid map of a process, or (None) of the current worker. See `Worker.read_group_mappings`."""
-    return await (await current_worker()).read_group_mappings(pid)
-
-
-async def translate_user_id(user: int, source: int | None, target: int | None) -> int | None:
-    """Say which number a user of one user namespace has in another. See `Worker.translate_user_id`."""
-    return await (await current_worker()).translate_user_id(user, source, target)
-
-
-async def translate_group_id(group: int, source: int | None, target: int | None) -> int | None:
-    """Say which number a group of one user namespace has in another. See `Worker.translate_group_id`."""
-    return await (await current_worker()).translate_group_id(group, source, target)
-
-
-async def get_owner_uid(pid: int | None) -> int:
-    """Say who owns the user namespace of a process, or (None) of the current worker. See `Worker.get_owner_uid`."""
-    return await (await current_worker()).get_owner_uid(pid)
-
-
-async def get_owning_namespace(pid: int | None, namespace: NamespaceLike) -> NamespaceID:
-    """Identify the user namespace that owns one of a process, or of the current worker. See `Worker.get_owning_namespace`."""
-    return await (await current_worker()).get_owning_namespace(pid, namespace)
-
-
-async def get_parent_namespace(pid: int | None, namespace: NamespaceLike) -> NamespaceID:
-    """Identify the parent of a namespace of a process, or of the current worker. See `Worker.get_parent_namespace`."""
-    return await (await current_worker()).get_parent_namespace(pid, namespace)
-
-
-async def get_credentials(pid: int | None) -> Credentials:
-    """Read who a process, or (None) the current worker, is and what it may. See `Worker.get_credentials`."""
-    return await (await current_worker()).get_credentials(pid)
-
-
-async def restrict(
-    *, capabilities: Capabilities | None = None, keep_capabilities: bool = False, no_new_privs: bool = False
-) -> None:
-    """Have the current worker give up privileges, for good. See `Worker.restrict`."""
-    await (await current_worker()).restrict(
-        capabilities=capabilities, keep_capabilities=keep_capabilities, no_new_privs=no_new_privs
-    )
-
-
-async def set_clock_offset(clock: Clock, seconds: int, nanoseconds: int = 0) -> None:
-    """Set a clock of the current worker's new time namespace. See `Worker.set_clock_offset`."""
-    await (await current_worker()).set_clock_offset(clock, seconds, nanoseconds)
-
-
-async def run_process(
-    command: StrOrBytesPath | Sequence[StrOrBytesPath],
-    *,
-    input: bytes | None = None,
-    stdin: Stream = None,
-    stdout: Stream = PIPE,
-    stderr: Stream = PIPE,
-    check: bool = True,
-    cwd: StrOrBytesPath | None = None,
-    env: Mapping[str, str] | None = None,
-    startupinfo: Any = None,
-    creationflags: int = 0,
-    start_new_session: bool = False,
-    pass_fds: Sequence[int] = (),
-    user: str | int | None = None,
-    group: str | int | None = None,
-    extra_groups: Iterable[str | int] | None = None,
-    umask: int = -1,
-    capabilities: Capabilities | None = None,
-    keep_capabilities: bool = False,
-    no_new_privs: bool = False,
-) -> CompletedProcess[bytes]:
-    """Run a command where the current worker is. See `Worker.run_process`."""
-    return await (await current_worker()).run_process(
-        command,
-        input=input,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        check=check,
-        cwd=cwd,
-        env=env,
-        startupinfo=startupinfo,
-        creationflags=creationflags,
-        start_new_session=start_new_session,
-        pass_fds=pass_fds,
-        user=user,
-        group=group,
-        extra_groups=extra_groups,
-        umask=umask,
-        capabilities=capabilities,
-        keep_capabilities=keep_capabilities,
-        no_new_privs=no_new_privs,
-    )
-
-
-async def open_process(
-    command: StrOrBytesPath | Sequence[StrOrBytesPath],
-    *,
-    stdin: Stream = PIPE,
-    stdout: Stream = PIPE,
-    stderr: Stream = PIPE,
-    cwd: StrOrBytesPath | None = None,
-    env: Mapping[str, str] | None = None,
-    startupinfo: Any = None,
-    creationflags: int = 0,
-    start_new_session: bool = False,
-    pass_fds: Sequence[int] = (),
-    user: str | int | None = None,
-    group: str | int | None = None,
-    extra_groups: Iterable[str | int] | None = None,
-    umask: int = -1,
-    capabilities: Capabilities | None = None,
-    keep_capabilities: bool = False,
-    no_new_privs: bool = False,
-) -> Process:
-    """Start a command where the current worker is. See `Worker.open_process`."""
-    return await (await current_worker()).open_process(
-        command,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        cwd=cwd,
-        env=env,
-        startupinfo=startupinfo,
-        creationflags=creationflags,
-        start_new_session=start_new_session,
-        pass_fds=pass_fds,
-        user=user,
-        group=group,
-        extra_groups=extra_groups,
-        umask=umask,
-        capabilities=capabilities,
-        keep_capabilities=keep_capabilities,
-        no_new_privs=no_new_privs,
-    )
-
-
-async def run_sync(
-    func: Callable[[*Args], T],
-    *args: *Args,
-    cancellable: bool = False,
-    limiter: anyio.CapacityLimiter | None = None,
-) -> T:
-    """Call a function in the current worker. See `Worker.run_sync`."""
-    return await (await current_worker()).run_sync(func, *args, cancellable=cancellable, limiter=limiter)
-
-
 def _on_current(
     method: Callable[Concatenate[Worker, P], Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -289,6 +98,25 @@ def _on_current(
     return function
 
 
+unshare = _on_current(Worker.unshare)
+set_namespace = _on_current(Worker.set_namespace)
+enter_namespace = _on_current(Worker.enter_namespace)
+get_namespace_id = _on_current(Worker.get_namespace_id)
+write_user_mappings = _on_current(Worker.write_user_mappings)
+write_group_mappings = _on_current(Worker.write_group_mappings)
+read_user_mappings = _on_current(Worker.read_user_mappings)
+read_group_mappings = _on_current(Worker.read_group_mappings)
+translate_user_id = _on_current(Worker.translate_user_id)
+translate_group_id = _on_current(Worker.translate_group_id)
+get_owner_uid = _on_current(Worker.get_owner_uid)
+get_owning_namespace = _on_current(Worker.get_owning_namespace)
+get_parent_namespace = _on_current(Worker.get_parent_namespace)
+get_credentials = _on_current(Worker.get_credentials)
+restrict = _on_current(Worker.restrict)
+set_clock_offset = _on_current(Worker.set_clock_offset)
+run_process = _on_current(Worker.run_process)
+open_process = _on_current(Worker.open_process)
+run_sync = _on_current(Worker.run_sync)
 socket = _on_current(Worker.socket)
 connect_tcp = _on_current(Worker.connect_tcp)
 create_tcp_listener = _on_current(Worker.create_tcp_listener)
@@ -304,6 +132,19 @@ enter = _on_current(Worker.enter)
 open = _on_current(Worker.open)
 open_file = _on_current(Worker.open_file)
 new_namespace = _on_current(Worker.new_namespace)
+mount = _on_current(Worker.mount)
+umount = _on_current(Worker.umount)
+bind_mount = _on_current(Worker.bind_mount)
+open_tree = _on_current(Worker.open_tree)
+move_mount = _on_current(Worker.move_mount)
+mount_setattr = _on_current(Worker.mount_setattr)
+fsmount = _on_current(Worker.fsmount)
+set_propagation = _on_current(Worker.set_propagation)
+pivot_root = _on_current(Worker.pivot_root)
+chroot = _on_current(Worker.chroot)
+chdir = _on_current(Worker.chdir)
+sethostname = _on_current(Worker.sethostname)
+setdomainname = _on_current(Worker.setdomainname)
 
 
 async def open_namespace(target: Target, namespace: NamespaceLike | None = None) -> NamespaceFile:
