@@ -17,6 +17,7 @@ from aions._wire.messages import (
     IsolateResolver,
     NewNetwork,
     OpenSocket,
+    OpenSockets,
     OpenUnixSocket,
     ReadProcess,
     Request,
@@ -206,13 +207,16 @@ _EXPLANATIONS = (
             "others with it; or run as root.",
             calls="setns",
         )
-        for request in (OpenSocket, OpenUnixSocket)
+        for request in (OpenSocket, OpenSockets, OpenUnixSocket)
     ),
-    _Explanation(
-        OpenSocket,
-        EPERM,
-        "Sockets of this kind need a capability (CAP_NET_RAW) in the user namespace that owns the network namespace.",
-        "Make the network namespace together with a user namespace, or run as root.",
+    *(
+        _Explanation(
+            request,
+            EPERM,
+            "Sockets of this kind need a capability (CAP_NET_RAW) in the user namespace that owns the network namespace.",
+            "Make the network namespace together with a user namespace, or run as root.",
+        )
+        for request in (OpenSocket, OpenSockets)
     ),
     _Explanation(
         IsolateResolver,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import anyio
 
 from aions._app.child import Child
 from aions._app.client import Client
 from aions._app.connection import Birth, Connection
+from aions._app.teardown import torn_down
 from aions._errors import AionsError, WorkerDied
 from aions._types import Namespace
 from aions._wire.messages import Done, Kill
@@ -38,9 +39,9 @@ class Link(Connection):
 
     `moved` is set once the worker may have left the namespaces it was made in, `entered` once it may be in some that the app
     has not made, `sees_foreign_files` if one of these may be a mount namespace, `has_children` once it may have started a
-    process. They are set before the request is sent, so that they hold whatever becomes of it. `network_name` is the iproute2
-    name of its network namespace. `next_child_is_first`: it has unshared pid or time, and whatever it forks may be the first in
-    there.
+    process, `owns_network` while it may be in a network that was made for it. They are set before the request is sent, so that
+    they hold whatever becomes of it. `network_name` is the iproute2 name of its network namespace. `next_child_is_first`: it
+    has unshared pid or time, and whatever it forks may be the first in there.
     """
 
     def __init__(self, forkserver: Connection, client: Client, child: Child, parent: Link | None = None) -> None:
@@ -54,6 +55,7 @@ class Link(Connection):
         self.network_name: str | None = parent.network_name if parent is not None else None
         self.next_child_is_first = False
         self.has_children = False
+        self.owns_network = False
         self.closed = False
 
     def leaves(self, kinds: Namespace, for_others: bool = False) -> None:
@@ -62,6 +64,7 @@ class Link(Connection):
         self.entered = self.entered or for_others
         if kinds & Namespace.NETWORK:
             self.network_name = None
+            self.owns_network = not for_others
         if for_others and kinds & Namespace.MOUNT:
             self.sees_foreign_files = True
             self.network_name = None  # /etc/netns is the host's
@@ -102,14 +105,15 @@ class Link(Connection):
         self.closed = True
         try:
             with anyio.move_on_after(_PATIENCE, shield=True):
-                await self._end_descendants()
-                self.child.signal(signal.SIGKILL)
-                self.client.close()
-                if self.has_children and self.parent is None:
-                    await self.child.wait()  # the forkserver tells it once it has ended what the worker leaves
-                if meanwhile is not None:
-                    await meanwhile()
-                await self.child.wait_ended()
+                async with torn_down(self.child.pid) if self.owns_network else nullcontext():
+                    await self._end_descendants()
+                    self.child.signal(signal.SIGKILL)
+                    self.client.close()
+                    if self.has_children and self.parent is None:
+                        await self.child.wait()  # the forkserver tells it once it has ended what the worker leaves
+                    if meanwhile is not None:
+                        await meanwhile()
+                    await self.child.wait_ended()
         finally:
             self.client.close()
             self.child.stop_waiting()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import socket as sockets
+import socket as stdlib
 import ssl
+from collections.abc import Iterable
 from os import PathLike
 from socket import AddressFamily, SocketKind
 from typing import Any, Literal, overload
@@ -45,12 +46,12 @@ class Networking:
 
     async def socket(
         self,
-        family: int = sockets.AF_INET,
-        type: int = sockets.SOCK_STREAM,
+        family: int = stdlib.AF_INET,
+        type: int = stdlib.SOCK_STREAM,
         proto: int = 0,
         *,
         namespace: NamespaceFile | None = None,
-    ) -> sockets.socket:
+    ) -> stdlib.socket:
         """Make a socket in the worker's network namespace, where it stays wherever the worker goes.
 
         Args:
@@ -70,6 +71,33 @@ class Networking:
         Kernel: socket(2), network_namespaces(7).
         """
         return await unix.open_socket(self._link, family, type, proto, namespace)
+
+    async def sockets(
+        self,
+        namespaces: Iterable[NamespaceFile],
+        family: int = stdlib.AF_INET,
+        type: int = stdlib.SOCK_STREAM,
+        proto: int = 0,
+    ) -> list[stdlib.socket]:
+        """Make a socket in each of any number of network namespaces, a hundred to a request.
+
+        Args:
+            namespaces: in the order in which the sockets are wanted; they remain the caller's, and must stay open meanwhile.
+            family: as for `socket`.
+            type: as for `socket`.
+            proto: as for `socket`.
+
+        Returns:
+            One socket for each namespace, as from `socket`. If one cannot be made, none is left open.
+
+        Raises:
+            ValueError: one is no network namespace.
+            anyio.ClosedResourceError: one is closed.
+            OSError: as `socket`. EMFILE: in the worker, no room for two descriptors for each of a hundred.
+
+        Kernel: socket(2), setns(2).
+        """
+        return await unix.open_sockets(self._link, namespaces, family, type, proto)
 
     @overload
     async def connect_tcp(
@@ -218,7 +246,7 @@ class Networking:
     async def connect_unix(
         self,
         path: str | bytes | PathLike[Any],
-        kind: Literal[SocketKind.SOCK_STREAM, SocketKind.SOCK_SEQPACKET] = sockets.SOCK_STREAM,
+        kind: Literal[SocketKind.SOCK_STREAM, SocketKind.SOCK_SEQPACKET] = stdlib.SOCK_STREAM,
         *,
         namespace: NamespaceFile | None = None,
     ) -> UNIXSocketStream:

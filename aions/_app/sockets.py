@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket as sockets
+from collections.abc import Iterable
+from contextlib import ExitStack
+from itertools import islice
 from os import PathLike
 from socket import AF_UNIX, SOCK_DGRAM, SOCK_STREAM, SocketKind
 from typing import Any
@@ -15,7 +18,8 @@ from aions._app.link import Link
 from aions._app.namespace_file import NamespaceFile, networks
 from aions._app.text import socket_path
 from aions._errors import ProtocolError
-from aions._wire.messages import Opened, OpenSocket, OpenUnixSocket
+from aions._wire.fdsocket import close_all
+from aions._wire.messages import Opened, OpenedInEach, OpenSocket, OpenSockets, OpenUnixSocket
 
 Path = str | bytes | PathLike[Any]
 
@@ -23,6 +27,9 @@ LARGEST_BACKLOG = 65536
 """anyio's."""
 
 _FLAGS = sockets.SOCK_NONBLOCK | sockets.SOCK_CLOEXEC
+
+_AT_ONCE = 100
+"""So many sockets to a request: others have to wait for a worker, and for the event loop, no longer than a few milliseconds."""
 
 _LONGEST_WAIT = 0.05
 """Seconds between two attempts to connect to a listener whose queue is full: no descriptor tells when there is room."""
@@ -34,6 +41,29 @@ async def open_socket(
     """Have a socket made. It is non-blocking, close-on-exec, and the caller's."""
     request = OpenSocket(int(family), int(type), protocol, networks(namespace))
     return _taken((await worker.call(request, Opened)).descriptor, family, type, protocol)
+
+
+async def open_sockets(
+    worker: Link, namespaces: Iterable[NamespaceFile], family: int, type: int, protocol: int
+) -> list[sockets.socket]:
+    """Have a socket made in each of several namespaces; none is left open if one cannot be made."""
+    remaining = iter(namespaces)
+    made: list[sockets.socket] = []
+    with ExitStack() as stack:
+        while some := [number for namespace in islice(remaining, _AT_ONCE) for number in networks(namespace)]:
+            arrived = iter(await _opened_in_each(worker, OpenSockets(int(family), int(type), protocol, tuple(some))))
+            stack.callback(close_all, arrived)  # what is left of them
+            made.extend(stack.enter_context(_taken(descriptor, family, type, protocol)) for descriptor in arrived)
+        stack.pop_all()
+    return made
+
+
+async def _opened_in_each(worker: Link, request: OpenSockets) -> tuple[int, ...]:
+    reply = await worker.call(request, OpenedInEach)
+    if len(reply.sockets) != len(request.namespaces):
+        close_all(reply.sockets)
+        raise ProtocolError(f"the worker sent {len(reply.sockets)} sockets instead of {len(request.namespaces)}")
+    return reply.sockets
 
 
 def _taken(descriptor: int, family: int, type: int, protocol: int) -> sockets.socket:

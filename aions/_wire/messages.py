@@ -354,6 +354,15 @@ class Prepare(Request):
     steps: tuple[str, ...]
 
 
+class OpenSockets(Request):
+    """Make a socket in each of several network namespaces, or none."""
+
+    family: int
+    type: int
+    protocol: int
+    namespaces: tuple[Descriptor, ...]
+
+
 class Done(Reply):
     """It is done, and there is nothing to say about it."""
 
@@ -436,6 +445,12 @@ class Prepared(Reply):
     path: str | None
     hint: str | None
     notes: tuple[str, ...]
+
+
+class OpenedInEach(Reply):
+    """As many as were asked for, in the same order."""
+
+    sockets: tuple[Descriptor, ...]
 
 
 class Failed(Reply):

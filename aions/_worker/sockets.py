@@ -11,7 +11,8 @@ from aions._sys import libc
 from aions._sys.calls import call
 from aions._sys.libc import CLONE_NEWNET
 from aions._sys.proc import Opened as Open
-from aions._wire.messages import Opened, OpenSocket, OpenUnixSocket
+from aions._wire.fdsocket import close_all
+from aions._wire.messages import Opened, OpenedInEach, OpenSocket, OpenSockets, OpenUnixSocket
 from aions._worker.loop import Server
 
 TYPE_CHECKING = False
@@ -56,6 +57,23 @@ def in_namespace(server: Server, namespace: tuple[int, ...], action: Callable[[]
 def open_socket(server: Server, request: OpenSocket) -> Opened:
     kind = request.family, request.type, request.protocol
     return Opened(in_namespace(server, request.namespace, lambda: _socket(*kind).detach()))
+
+
+def open_sockets(server: Server, request: OpenSockets) -> OpenedInEach:
+    kind = request.family, request.type, request.protocol
+    return OpenedInEach(in_network(server, lambda: None, lambda: _sockets(kind, request.namespaces)))
+
+
+def _sockets(kind: tuple[int, int, int], namespaces: tuple[int, ...]) -> tuple[int, ...]:
+    made: list[int] = []
+    try:
+        for namespace in namespaces:
+            libc.setns(namespace, CLONE_NEWNET)
+            made.append(_socket(*kind).detach())
+    except BaseException:
+        close_all(made)
+        raise
+    return tuple(made)
 
 
 def _socket(family: int, type: int, protocol: int) -> socket.socket:
@@ -106,4 +124,4 @@ def _with_path(name: str, function: Callable[[bytes], None], path: str) -> None:
     call(lambda: f'{name}({{AF_UNIX, "{shown}"}})', function, os.fsencode(path), path=shown)
 
 
-HANDLERS: Handlers = {"OpenSocket": open_socket, "OpenUnixSocket": open_unix_socket}
+HANDLERS: Handlers = {"OpenSocket": open_socket, "OpenSockets": open_sockets, "OpenUnixSocket": open_unix_socket}
