@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import sys
 import time
@@ -46,10 +47,9 @@ def marked_processes() -> set[str]:
     return found
 
 
-def own_mounts() -> list[str]:
-    """Return what is mounted, but for the names that another run of the tests gives to networks meanwhile."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line for line in lines if "/run/netns/aions-" not in line or f"/run/netns/aions-{os.getpid()} " in line]
+def without_other_runs(lines: list[str]) -> list[str]:
+    """Leave out what another run of the tests makes meanwhile: names of networks and interfaces begin with `aions-` and its pid."""
+    return [line for line in lines if re.search(r"\baions-(?!%d\b)[0-9]+\b" % os.getpid(), line) is None]
 
 
 def own_state() -> dict[str, object]:
@@ -65,8 +65,8 @@ def own_state() -> dict[str, object]:
         "children": Path(f"/proc/self/task/{os.getpid()}/children").read_text(),
         "processes": marked_processes(),
         "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")},
-        "mounts": own_mounts(),
-        "links": sorted(os.listdir("/sys/class/net")),
+        "mounts": without_other_runs(Path("/proc/self/mountinfo").read_text().splitlines()),
+        "links": without_other_runs(sorted(os.listdir("/sys/class/net"))),
         "directory": os.getcwd(),
     }
 

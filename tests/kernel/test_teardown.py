@@ -64,7 +64,7 @@ async def test_a_name_is_free_after_a_network_with_a_pid_namespace(outside: Work
 async def test_a_name_in_the_apps_network_is_free() -> None:
     if os.getuid() != 0:
         pytest.skip("only root may add an interface there")
-    command = ["ip", "link", "add", "aions-test", "type", "veth", "peer", "name", "eth0", "netns"]
+    command = ["ip", "link", "add", f"aions-{os.getpid()}", "type", "veth", "peer", "name", "eth0", "netns"]
     for _ in range(REUSES):
         async with open_worker(unshare=Namespace.NETWORK | Namespace.PID) as inside:
             await anyio.run_process([*command, str(inside.pid)])
