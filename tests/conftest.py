@@ -48,8 +48,9 @@ def marked_processes() -> set[str]:
 
 
 def without_other_runs(lines: list[str]) -> list[str]:
-    """Leave out what another run of the tests makes meanwhile: names of networks and interfaces begin with `aions-` and its pid."""
-    return [line for line in lines if re.search(r"\baions-(?!%d\b)[0-9]+\b" % os.getpid(), line) is None]
+    """Leave out the names that another run of the tests gives to networks and interfaces meanwhile: each has that run's pid."""
+    of_others = re.compile(rf"\baions-(?!{os.getpid()}\b)[0-9]+\b")
+    return [line for line in lines if of_others.search(line) is None]
 
 
 def own_state() -> dict[str, object]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 
 import anyio
@@ -26,7 +26,7 @@ _INTERVAL = 0.001
 
 @asynccontextmanager
 async def torn_down(pid: int) -> AsyncIterator[None]:
-    """Have the process end in the block; when that is left, the interfaces of its network are gone, unless somebody else holds it."""
+    """Have the process end in the block; after that the interfaces of its network are gone, unless somebody else holds it."""
     with ExitStack() as stack:
         interfaces = netfilter = None
         with suppress(OSError):  # it has ended already, or this is another /proc
@@ -37,10 +37,14 @@ async def torn_down(pid: int) -> AsyncIterator[None]:
             return
         yield
         with anyio.move_on_after(_HELD):
-            while _is_held(netfilter):
-                await anyio.sleep(_INTERVAL)
-        while not _is_held(netfilter) and os.listdir(interfaces):
-            await anyio.sleep(_INTERVAL)
+            await _until(lambda: not _is_held(netfilter))
+        await _until(lambda: _is_held(netfilter) or not os.listdir(interfaces))
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    """Wait for what nobody is told of."""
+    while not is_so():  # noqa: ASYNC110
+        await anyio.sleep(_INTERVAL)
 
 
 def _directory(stack: ExitStack, path: str) -> int:

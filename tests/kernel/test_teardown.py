@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from aions import Namespace, Worker, open_worker
+from aions import Namespace, NamespaceFile, Worker, open_worker
 from tests.kernel.targets import on_one_loop
 
 pytestmark = pytest.mark.needs("ip")
@@ -36,8 +36,8 @@ async def plugged_in(outside: Worker) -> AsyncIterator[Worker]:
         yield inside
 
 
-async def plug(outside: Worker, inside: Worker) -> None:
-    await outside.run_process(["ip", "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", str(inside.pid)])
+async def plug(outside: Worker, inside: Worker, name: str = "cable") -> None:
+    await outside.run_process(["ip", "link", "add", name, "type", "veth", "peer", "name", "cable", "netns", str(inside.pid)])
 
 
 async def links(worker: Worker) -> set[str]:
@@ -85,7 +85,7 @@ async def test_names_of_many_networks_that_end_at_once(outside: Worker) -> None:
     async def plugged(number: int) -> None:
         async with outside.fork() as inside:
             await inside.unshare(Namespace.NETWORK)
-            await outside.run_process(["ip", "link", "add", f"c{number}", "type", "veth", "peer", "name", "c", "netns", str(inside.pid)])
+            await plug(outside, inside, f"c{number}")
         assert f"c{number}" not in await links(outside)
 
     async with anyio.create_task_group() as tasks:
@@ -101,6 +101,7 @@ HOLDERS = ["descriptor", "socket", "worker"]
 async def test_what_somebody_else_holds_stays_and_is_not_waited_for(outside: Worker, holder: str) -> None:
     async with open_worker() as other:
         async with plugged_in(outside) as inside:
+            held: NamespaceFile | socket.socket | Worker
             if holder == "descriptor":
                 held = await inside.open_namespace("net")
             elif holder == "socket":
