@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import pickle
@@ -51,4 +52,9 @@ class _Unpickler(pickle.Unpickler):
 def main_file() -> str | None:
     """Return the file of the app's __main__; an interactive session has none."""
     path = getattr(sys.modules["__main__"], "__file__", None)
-    return os.path.abspath(path) if path and os.path.isfile(path) else None
+    return _existing(path) if path else None
+
+
+@functools.cache
+def _existing(path: str) -> str | None:
+    return os.path.abspath(path) if os.path.isfile(path) else None

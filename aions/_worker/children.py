@@ -44,11 +44,11 @@ class Children:
 
     def expect_again(self) -> None:
         """Put right what a user's function may have changed, and wake the loop for what it may have missed."""
-        signals.wake_by(self._sigchld_writer)
-        try:
-            os.write(self._sigchld_writer, b"\0")
-        except BlockingIOError:
-            pass  # full, so it will wake
+        if not signals.wake_by(self._sigchld_writer) or _one_has_ended():
+            try:
+                os.write(self._sigchld_writer, b"\0")
+            except BlockingIOError:
+                pass  # full, so it will wake
 
     def add(self, pid: int, lifeline: int) -> None:
         """Look after a child. The lifeline is duplicated; killing the child is all that happens where that fails."""
@@ -105,6 +105,14 @@ class Children:
     def strays(self, proc: int) -> list[int]:
         """Return the children that were never asked for: orphans of a worker that has ended."""
         return [pid for pid in procfs.own_children(proc) if pid not in self._lifelines]
+
+
+def _one_has_ended() -> bool:
+    """Whether there is a child to collect."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
 
 
 def descendants(proc: int, pid: int | str) -> list[int]:

@@ -43,10 +43,15 @@ def restore() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def wake_by(descriptor: int) -> None:
-    """Have SIGCHLD write a byte into a pipe."""
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+def _nothing(_number: int, _frame: object) -> None:
+    """Do nothing: what matters is the byte."""
+
+
+def wake_by(descriptor: int) -> bool:
+    """Have SIGCHLD write a byte into a pipe; return whether that is how it was."""
+    handler = signal.signal(signal.SIGCHLD, _nothing)
+    before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    return handler is _nothing and before == descriptor
 
 
 def wake_nobody() -> None:
