@@ -107,5 +107,5 @@ def _translated(extents: Iterable[tuple[int, int, int]], number: int) -> int | N
 
 def read_own(file: str, kind: type[M]) -> list[M]:
     """Read the map of the app's own user namespace: "uid_map" or "gid_map"."""
-    with open(f"/proc/self/{file}") as map_file:
-        return parse(map_file.read(), kind)
+    with open(f"/proc/self/{file}", "rb", buffering=0) as map_file:
+        return parse(map_file.readall().decode(), kind)

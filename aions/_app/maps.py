@@ -11,7 +11,8 @@ from aions._app.identity import Identity
 from aions._app.link import Link
 from aions._app.newidmap import Launch
 from aions._types import GroupMapping, UserMapping
-from aions._wire.messages import BecomeRoot, Done, WriteMap
+from aions._wire import codec
+from aions._wire.messages import BecomeRoot, Done, Prepare, Prepared, WriteMap
 
 
 async def write(
@@ -24,7 +25,8 @@ async def write(
     workers that this one was forked from, then the worker itself. A refused write leaves no trace, and can be tried again.
     """
     worker.check_open()
-    await _write(worker, WriteMap(worker.child.pid if pid is None else pid, file, id_maps.map_text(mappings), deny_setgroups))
+    setgroups = WriteMap.DENIED if deny_setgroups else WriteMap.KEPT
+    await _write(worker, WriteMap(worker.child.pid if pid is None else pid, file, id_maps.map_text(mappings), setgroups))
 
 
 async def _write(worker: Link, request: WriteMap) -> None:
@@ -70,46 +72,49 @@ async def assume(worker: Link, identity: Identity, launch: Launch) -> None:
         identity: as `in_parent` makes it.
         launch: forks a worker where the app is, for newuidmap(1) and newgidmap(1), should they be needed.
     """
-    if identity.user_mappings:
-        await _write_here(worker, "uid_map", identity.user_mappings, launch)
-    if identity.setgroups is False:
-        await _write(worker, WriteMap(worker.child.pid, "setgroups", "deny", False))
-    setgroups = await _write_groups(worker, identity, launch) if identity.group_mappings else False
+    steps = list(_steps(worker.child.pid, identity))
+    for step in steps[await _count_of_those_done_at_once(worker.forkserver, steps) :]:
+        await _write_or_have_written(worker, step, identity, launch)
     own = (os.getresuid(), os.getresgid()) if identity.owner is None else [(number,) for number in identity.owner]
     users, groups = map(_inside, (identity.user_mappings, identity.group_mappings), own)
-    if None in users | groups or (setgroups and set(os.getgroups()) - {os.getegid()}):
+    if None in users | groups or (identity.group_mappings and set(os.getgroups()) - {os.getegid()}):
         await worker.call(BecomeRoot(None in users, None in groups), Done)
+
+
+def _steps(pid: int, identity: Identity) -> Iterator[WriteMap]:
+    """Yield what is to be written. Where one group cannot be mapped otherwise, setgroups is denied."""
+    if identity.user_mappings:
+        yield WriteMap(pid, "uid_map", id_maps.map_text(identity.user_mappings), WriteMap.KEPT)
+    if identity.setgroups is False:
+        yield WriteMap(pid, "setgroups", "deny", WriteMap.KEPT)
+    if identity.group_mappings:
+        may_be_denied = identity.setgroups is None and _is_one_id(identity.group_mappings)
+        setgroups = WriteMap.IF_NEED_BE if may_be_denied else WriteMap.KEPT
+        yield WriteMap(pid, "gid_map", id_maps.map_text(identity.group_mappings), setgroups)
+
+
+async def _count_of_those_done_at_once(forkserver: Connection, steps: Sequence[WriteMap]) -> int:
+    """Have the forkserver, which mostly may, write all of them in one round trip; or those before the first that it may not."""
+    if not steps:
+        return 0
+    prepared = await forkserver.call(Prepare(tuple(codec.encode(0, step).decode() for step in steps)), Prepared)
+    return prepared.step if prepared.errno else len(steps)
+
+
+async def _write_or_have_written(worker: Link, step: WriteMap, identity: Identity, launch: Launch) -> None:
+    """Write one file; where the plain way is not allowed, and it is about more than one id, by a setuid program."""
+    try:
+        await _write(worker, step)
+    except PermissionError as error:
+        mappings = {"uid_map": identity.user_mappings, "gid_map": identity.group_mappings}.get(step.file, ())
+        if not mappings or _is_one_id(mappings):
+            raise
+        await newidmap.write(worker, step.file, mappings, launch, error)
 
 
 def _inside(mappings: Sequence[UserMapping], numbers: tuple[int, ...]) -> set[int | None]:
     """Return who the app is inside; None for nobody."""
     return {id_maps.inward(mappings, number) for number in numbers}
-
-
-async def _write_groups(worker: Link, identity: Identity, launch: Launch) -> bool:
-    """Write the gid map; return whether setgroups is allowed.
-
-    It is forbidden where that is asked for, or where one group cannot be mapped otherwise.
-    """
-    mappings = identity.group_mappings
-    try:
-        await _write_here(worker, "gid_map", mappings, launch)
-    except PermissionError:
-        if identity.setgroups is not None or not _is_one_id(mappings):
-            raise
-        await write(worker, None, "gid_map", mappings, deny_setgroups=True)
-        return False
-    return identity.setgroups is not False
-
-
-async def _write_here(worker: Link, file: str, mappings: Sequence[UserMapping], launch: Launch) -> None:
-    """Write one map; where the plain way is not allowed and it is about more than one id, with the help of a setuid program."""
-    try:
-        await write(worker, None, file, mappings)
-    except PermissionError as error:
-        if _is_one_id(mappings):
-            raise
-        await newidmap.write(worker, file, mappings, launch, error)
 
 
 def _is_one_id(mappings: Sequence[UserMapping]) -> bool:

@@ -60,12 +60,20 @@ class GetNamespaceID(Request):
 
 
 class WriteMap(Request):
-    """Write `file` ("uid_map", "gid_map" or "setgroups") of a process in one write; where wanted, "deny" to setgroups first."""
+    """Write `file` ("uid_map", "gid_map" or "setgroups") of a process in one write.
+
+    `setgroups` says what becomes of setgroups(2) inside: it is KEPT, DENIED before that, or denied IF_NEED_BE, where the write
+    is refused otherwise.
+    """
+
+    KEPT = "kept"
+    DENIED = "denied"
+    IF_NEED_BE = "denied if need be"
 
     pid: int
     file: str
     text: str
-    deny_setgroups: bool
+    setgroups: str
 
 
 class SetClockOffset(Request):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket as socket
 import os
 import time
+from errno import EPERM
 
 from aions._sys import libc, namespaces
 from aions._sys import proc as procfs
@@ -157,9 +158,15 @@ def get_namespace_id(server: Server, request: messages.GetNamespaceID) -> Identi
 
 
 def write_map(server: Server, request: messages.WriteMap) -> Done:
-    if request.deny_setgroups:
+    if request.setgroups == request.DENIED:
         procfs.write(server.home.proc, f"{request.pid}/setgroups", "deny")
-    procfs.write(server.home.proc, f"{request.pid}/{request.file}", request.text)
+    try:
+        procfs.write(server.home.proc, f"{request.pid}/{request.file}", request.text)
+    except KernelError as error:
+        if error.errno != EPERM or request.setgroups != request.IF_NEED_BE:
+            raise
+        procfs.write(server.home.proc, f"{request.pid}/setgroups", "deny")
+        procfs.write(server.home.proc, f"{request.pid}/{request.file}", request.text)
     return Done()
 
 

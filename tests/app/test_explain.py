@@ -51,8 +51,8 @@ SPAWN = Spawn(
     stderr=0,
     passed=(),
 )
-UID_MAP = WriteMap(1, "uid_map", "0 0 1\n", False)
-GID_MAP = WriteMap(1, "gid_map", "0 0 1\n", True)
+UID_MAP = WriteMap(1, "uid_map", "0 0 1\n", WriteMap.KEPT)
+GID_MAP = WriteMap(1, "gid_map", "0 0 1\n", WriteMap.DENIED)
 
 
 def notes(request: Request, errno: int) -> str:

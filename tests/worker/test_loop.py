@@ -81,7 +81,7 @@ def fill_the_table(_server: Server, _request: Request) -> Done:
 
 
 FULL = ExitStack()
-FILL_THE_TABLE = WriteMap(0, "", "", False)
+FILL_THE_TABLE = WriteMap(0, "", "", WriteMap.KEPT)
 
 FAKE_HANDLERS: Handlers = {
     "Unshare": succeed,
