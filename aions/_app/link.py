@@ -56,6 +56,7 @@ class Link(Connection):
         self.next_child_is_first = False
         self.has_children = False
         self.owns_network = False
+        self.inside: Link | None = None
         self.closed = False
 
     def leaves(self, kinds: Namespace, for_others: bool = False) -> None:
@@ -102,22 +103,27 @@ class Link(Connection):
         if not self.is_owner:
             self.let_go()
             return
-        self.closed = True
+        ended = [self] if self.inside is None or self.inside.closed else [self.inside, self]
+        for worker in ended:
+            worker.closed = True
         try:
             with anyio.move_on_after(_PATIENCE, shield=True):
                 async with torn_down(self.child.pid) if self.owns_network else nullcontext():
                     await self._end_descendants()
-                    self.child.signal(signal.SIGKILL)
-                    self.client.close()
+                    for worker in ended:
+                        worker.child.signal(signal.SIGKILL)
+                        worker.client.close()
                     if self.has_children and self.parent is None:
                         await self.child.wait()  # the forkserver tells it once it has ended what the worker leaves
                     if meanwhile is not None:
                         await meanwhile()
-                    await self.child.wait_ended()
+                    if self.child.poll() is None:
+                        await self.child.wait_ended()
         finally:
-            self.client.close()
-            self.child.stop_waiting()
-            self.child.close()
+            for worker in ended:
+                worker.client.close()
+                worker.child.stop_waiting()
+                worker.child.close()
 
     async def _end_descendants(self) -> None:
         """End what a fork has started; once it is gone, nobody could tell that from what its parent has started."""
@@ -129,6 +135,8 @@ class Link(Connection):
 
     def let_go(self) -> None:
         """Close our ends, where no event loop runs any more or it is a fork of ours: the worker ends with the last of them."""
+        if self.inside is not None and not self.inside.closed:
+            self.inside.let_go()
         self.closed = True
         self.client.close_from_outside()
         self.child.close()

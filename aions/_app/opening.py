@@ -112,8 +112,8 @@ async def open_worker(
         if Namespace.USER in kinds:
             await maps.assume(link, who, partial(_launched, home))
         if (kinds | entered) & (Namespace.PID | Namespace.TIME):
-            link = await link.fork()  # these two are for children
-            stack.push_async_callback(link.aclose)
+            outside, link = link, await link.fork()  # these two are for children
+            outside.inside = link
         await preparing.prepare(link, inside)
         if (capabilities, keep_capabilities, no_new_privs) != (None, False, False):
             await credentials.restrict(link, capabilities, keep_capabilities, no_new_privs)

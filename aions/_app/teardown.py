@@ -28,14 +28,14 @@ _INTERVAL = 0.001
 async def torn_down(pid: int) -> AsyncIterator[None]:
     """Have the process end in the block; after that the interfaces of its network are gone, unless somebody else holds it."""
     with ExitStack() as stack:
-        interfaces = netfilter = None
+        interfaces = netfilter = -1
         with suppress(OSError):  # it has ended already, or this is another /proc
             interfaces = _directory(stack, f"/proc/{pid}/net/dev_snmp6")
-            netfilter = _directory(stack, f"/proc/{pid}/net/netfilter")
-        if interfaces is None or netfilter is None or _ALWAYS_THERE.issuperset(os.listdir(interfaces)):
-            yield
-            return
+            if not _ALWAYS_THERE.issuperset(os.listdir(interfaces)):
+                netfilter = _directory(stack, f"/proc/{pid}/net/netfilter")
         yield
+        if netfilter < 0:
+            return
         with anyio.move_on_after(_HELD):
             await _until(lambda: not _is_held(netfilter))
         await _until(lambda: _is_held(netfilter) or not os.listdir(interfaces))

@@ -108,7 +108,7 @@ class Server:
             return
         if packet is None:
             self.end()
-        request_id, reply = self._served(packet)
+        request_id, reply = self.served(packet)
         try:
             self._send(request_id, reply)
         finally:
@@ -116,7 +116,8 @@ class Server:
         if self.half_made:
             self.end()
 
-    def _served(self, packet: fdsocket.Packet) -> tuple[int, Reply]:
+    def served(self, packet: fdsocket.Packet) -> tuple[int, Reply]:
+        """Do what a packet asks for; return what to answer, and to which request."""
         request_id = 0
         try:
             request_id, request = codec.decode(packet, REQUESTS)

@@ -1,33 +1,70 @@
-"""What a worker does while it is in reserve: a command, for nothing.
+"""What a worker does while it is in reserve: the requests that come first to most, for nothing.
 
 A fork shares its memory with its parent until it writes to it; then each page is copied, which takes a few microseconds. The
-first command takes some hundred of them. In reserve there is time for that.
+first requests take some hundreds of them. In reserve there is time for that.
 """
 
 from __future__ import annotations
 
+import _socket as socket
 import os
 
-from aions._wire import codec
-from aions._wire.fdsocket import Packet
-from aions._wire.messages import Spawn, Started
-from aions._worker.commands import spawn
-from aions._worker.loop import Server, failure
+from aions._wire import codec, fdsocket
+from aions._wire.messages import Prepare, Request, Spawn, Unshare
+from aions._worker.loop import Server
 
 _IDLE = 2
 """Milliseconds without a request after which nobody seems to wait for this worker."""
 
 
 def rehearse_if_idle(server: Server) -> None:
-    """Do all that a command takes, but for there being a program, unless there is something better to do."""
+    """Serve requests that change nothing, unless there is something better to do."""
     if server.poller.poll(_IDLE):
         return
-    nothing = Spawn(
-        ("/",), False, None, (), os.getpgrp(), os.getsid(0), False, None, None, None, -1, None, False, False, (), 0, 0, 1, 2, ()
+    for request in (_no_namespace(), _no_program(server)):
+        _rehearse(server, request)
+
+
+def _no_namespace() -> Prepare:
+    return Prepare((codec.encode(0, Unshare(0)).decode(),))
+
+
+def _no_program(server: Server) -> Spawn:
+    return Spawn(
+        arguments=("/",),
+        shell=False,
+        directory=None,
+        environment=tuple([f"{name}={value}" for name, value in os.environ.items()]),
+        process_group=os.getpgrp(),
+        session=os.getsid(0),
+        new_session=False,
+        user=None,
+        group=None,
+        extra_groups=None,
+        umask=-1,
+        capabilities=None,
+        keep_capabilities=False,
+        no_new_privs=False,
+        pass_fds=(),
+        exit=server.connection.fileno(),
+        stdin=0,
+        stdout=1,
+        stderr=2,
+        passed=(),
     )
-    _, request = codec.decode(Packet(codec.encode(1, nothing), nothing.descriptors()), {"Spawn": Spawn})
+
+
+def _rehearse(server: Server, request: Request) -> None:
+    """Have a request go all the way, and its reply."""
+    app, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        spawn(server, request)
-    except OSError as error:
-        codec.encode(1, failure(error))
-    codec.encode(1, Started(0, 0))
+        fdsocket.send(app, codec.encode(0, request), request.descriptors())
+        packet = fdsocket.receive(worker)
+        assert packet is not None
+        request_id, reply = server.served(packet)
+        fdsocket.send(worker, codec.encode(request_id, reply), reply.descriptors())
+        fdsocket.close_all(reply.descriptors())
+        fdsocket.receive(app)
+    finally:
+        app.close()
+        worker.close()
