@@ -11,14 +11,16 @@ import platform
 import statistics
 import sys
 from contextlib import AsyncExitStack
-from pathlib import Path
+from functools import partial
 
 import anyio
 
 import aions
 from aions._version import __version__
+from tests.bench import many
 from tests.bench.cases import Backend, Case, all_cases
-from tests.bench.stall import grow, stalls
+from tests.bench.memory import grow, own_kilobytes, private_kilobytes
+from tests.bench.stall import stalls
 
 WARM_UP_ROUNDS = 2
 
@@ -50,11 +52,6 @@ async def private_memory(count: int = 10) -> float:
         return statistics.median(private_kilobytes(worker.pid) for worker in workers)
 
 
-def private_kilobytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty:", "Private_Clean:")))
-
-
 def row(case: Case, ours: list[float], peer: list[float]) -> str:
     ours_ms, peer_ms = (statistics.median(seconds) * 1000 for seconds in (ours, peer))
     ratio = ours_ms / peer_ms
@@ -67,16 +64,13 @@ def line(case: str, ours: str, peer: str, theirs: str, ratio: str, aim: str, ver
     return f"| {case:40} | {ours:>8} | {peer:30} | {theirs:>8} | {ratio:>5} | {aim:>5} | {verdict:6} |\n"
 
 
-def own_megabytes() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 def conditions(backend: Backend, rounds: int) -> str:
+    user = "root" if os.geteuid() == 0 else "plain user"
     threads = len(os.listdir("/proc/self/task"))
     return (
         f"aions {__version__}, Python {platform.python_version()}, {backend.name}, Linux {platform.release()}, "
         f"{len(os.sched_getaffinity(0))} CPUs with a load of {os.getloadavg()[0]:.1f}, "
-        f"{'root' if os.geteuid() == 0 else 'plain user'}, {rounds} rounds, {own_megabytes():.0f} MB with {threads} threads\n\n"
+        f"{user}, {rounds} rounds, {own_kilobytes() / 1000:.0f} MB with {threads} threads\n\n"
     )
 
 
@@ -97,8 +91,15 @@ async def main(backend: Backend, rounds: int, only: str) -> None:
             if case.left_out is not None:
                 write(f"Left out: {case.name} against {case.peer_name}: {case.left_out}.\n")
     write(f"Private memory of an idle worker: {await private_memory():.0f} kB.\n")
-    idle, working = await stalls(STALL_ROUNDS)
-    write(f"The event loop is late by {idle * 1000:.1f} ms when idle, by {working * 1000:.1f} ms while it opens and runs.\n")
+    late = [f"{seconds * 1000:.1f} ms {when}" for when, seconds in (await stalls(STALL_ROUNDS)).items()]
+    write(f"The event loop is late by {', '.join(late)}.\n")
+
+
+async def measure_many(backend: Backend) -> None:
+    sys.stdout.write(conditions(backend, many.ROUNDS) + many.HEADER)
+    async for row in many.rows():
+        sys.stdout.write(row)
+        sys.stdout.flush()
 
 
 def arguments() -> argparse.Namespace:
@@ -110,6 +111,7 @@ def arguments() -> argparse.Namespace:
         "--one-cpu", action="store_true", help="stay on one CPU: without the time that an idle one takes to wake"
     )
     parser.add_argument("--big-app", action="store_true", help="measure in a program of 500 MB with 20 threads")
+    parser.add_argument("--many", action="store_true", help="measure ten thousand network namespaces instead; as root")
     return parser.parse_args()
 
 
@@ -119,4 +121,5 @@ if __name__ == "__main__":
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     backend = Backend(options.backend)
     memory = grow(*BIG_APP) if options.big_app else None
-    anyio.run(main, backend, options.rounds, options.only, backend=backend.for_anyio, backend_options=backend.options)
+    what = partial(measure_many, backend) if options.many else partial(main, backend, options.rounds, options.only)
+    anyio.run(what, backend=backend.for_anyio, backend_options=backend.options)

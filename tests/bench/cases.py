@@ -35,9 +35,6 @@ IN_A_ROW = 5
 NETWORKS = 100
 """So many network namespaces are held, and a socket made in each."""
 
-AT_ONCE = 20
-"""So many tasks make them."""
-
 STREAMED = 4 * 1024 * 1024
 """Bytes that go through a stream."""
 
@@ -166,7 +163,7 @@ async def all_cases(backend: Backend) -> AsyncIterator[list[Case]]:
             *starting_cases(backend),
             *furnishing_cases(),
             *network_cases(worker, networks, back),
-            stream_case(await stack.enter_async_context(echoing(worker)), await stack.enter_async_context(echoing(None))),
+            *stream_cases(await stack.enter_async_context(echoing(worker)), await stack.enter_async_context(echoing(None))),
         ]
 
 
@@ -306,11 +303,18 @@ def network_cases(worker: Worker, networks: list[NamespaceFile], back: int) -> l
             left_out=no_root,
         ),
         Case(
-            f"a socket in each of {NETWORKS} networks",
+            f"sockets() in {NETWORKS} networks",
             timed(partial(sockets_in_each, worker, networks)),
             "thread: setns, socket, setns back",
             blocking(partial(peers.sockets_by_setns, [network.fileno() for network in networks], back)),
             aim=3,
+            left_out=no_root,
+        ),
+        Case(
+            f"socket(namespace=), {NETWORKS} times",
+            timed(partial(socket_in_each, worker, networks)),
+            "thread: setns, socket, setns back",
+            blocking(partial(peers.sockets_by_setns, [network.fileno() for network in networks], back)),
             left_out=no_root,
         ),
     ]
@@ -320,17 +324,13 @@ async def make_network(worker: Worker) -> None:
     (await worker.new_namespace("net")).close()
 
 
+async def socket_in_each(worker: Worker, networks: list[NamespaceFile]) -> None:
+    for network in networks:
+        (await worker.socket(namespace=network)).close()
+
+
 async def sockets_in_each(worker: Worker, networks: list[NamespaceFile]) -> None:
-    remaining, sockets = iter(networks), []
-
-    async def take() -> None:
-        for network in remaining:
-            sockets.append(await worker.socket(namespace=network))  # noqa: PERF401
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(AT_ONCE):
-            tasks.start_soon(take)
-    for sock in sockets:
+    for sock in await worker.sockets(networks):
         sock.close()
 
 
@@ -360,11 +360,26 @@ async def stream_through(stream: ByteStream) -> None:
             left -= len(await stream.receive())
 
 
-def stream_case(ours: ByteStream, theirs: ByteStream) -> Case:
-    return Case(
-        "4 MiB there and back by TCP",
-        timed(partial(stream_through, ours)),
-        "anyio without namespaces",
-        timed(partial(stream_through, theirs)),
-        aim=1.1,
-    )
+async def ping(stream: ByteStream) -> None:
+    await stream.send(b"!")
+    await stream.receive()
+
+
+def stream_cases(ours: ByteStream, theirs: ByteStream) -> list[Case]:
+    return [
+        Case(
+            "4 MiB there and back by TCP",
+            timed(partial(stream_through, ours)),
+            "anyio without namespaces",
+            timed(partial(stream_through, theirs)),
+            aim=1.1,
+        ),
+        Case(
+            "a byte there and back by TCP",
+            timed(partial(ping, ours)),
+            "anyio without namespaces",
+            timed(partial(ping, theirs)),
+            aim=1.1,
+            repeats=50,
+        ),
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections.abc import Awaitable, Callable
 
@@ -16,17 +15,6 @@ TICK = 0.001
 
 ROUND = 0.25
 """Seconds of which the worst tick counts."""
-
-MEGABYTE = 1 << 20
-
-
-def grow(megabytes: int, threads: int) -> bytearray:
-    """Make this a large program: memory that is written to, and threads that wait."""
-    for _ in range(threads):
-        threading.Thread(target=threading.Event().wait, daemon=True).start()
-    memory = bytearray(megabytes * MEGABYTE)
-    memory[::4096] = b"\1" * len(memory[::4096])
-    return memory
 
 
 async def worst_tick(work: Callable[[], Awaitable[object]]) -> float:
@@ -54,8 +42,18 @@ async def open_and_run() -> None:
         await worker.run_process(["true"])
 
 
-async def stalls(rounds: int) -> tuple[float, float]:
-    """Return the seconds by which the worst tick of a round is late: in an idle loop, and in one that works with aions."""
-    measured = [(await worst_tick(idle), await worst_tick(open_and_run)) for _ in range(rounds)]
-    nothing, working = (statistics.median(column) for column in zip(*measured, strict=True))
-    return nothing, working
+async def run_by_unshare() -> None:
+    await anyio.run_process(["unshare", "--user", "--map-root-user", "--net", "true"])
+
+
+WORK: dict[str, Callable[[], Awaitable[object]]] = {
+    "when idle": idle,
+    "while aions opens and runs": open_and_run,
+    "while anyio runs unshare": run_by_unshare,
+}
+
+
+async def stalls(rounds: int) -> dict[str, float]:
+    """Return the seconds by which the worst tick of a round is late, in loops that do different things."""
+    measured = [[await worst_tick(work) for work in WORK.values()] for _ in range(rounds)]
+    return dict(zip(WORK, map(statistics.median, zip(*measured, strict=True)), strict=True))
