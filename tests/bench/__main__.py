@@ -10,12 +10,15 @@ import os
 import platform
 import statistics
 import sys
+import timeit
 from contextlib import AsyncExitStack
 from functools import partial
 
 import anyio
 
 import aions
+from aions._app import log
+from aions._sys.calls import Log
 from aions._version import __version__
 from tests.bench import many
 from tests.bench.cases import Backend, Case, all_cases
@@ -50,6 +53,12 @@ async def private_memory(count: int = 10) -> float:
         for worker in workers:
             await worker.get_namespace_id(None, aions.Namespace.NETWORK)
         return statistics.median(private_kilobytes(worker.pid) for worker in workers)
+
+
+def cost_of_no_log() -> float:
+    """Return the microseconds that a call loses to a log that nobody wants: the app asks for that, the worker looks for a list."""
+    asked, looked = (min(timeit.repeat(what, number=1000)) for what in (log.is_wanted, lambda: Log.lines is None))
+    return (asked + looked) * 1000
 
 
 def row(case: Case, ours: list[float], peer: list[float]) -> str:
@@ -91,6 +100,7 @@ async def main(backend: Backend, rounds: int, only: str) -> None:
             if case.left_out is not None:
                 write(f"Left out: {case.name} against {case.peer_name}: {case.left_out}.\n")
     write(f"Private memory of an idle worker: {await private_memory():.0f} kB.\n")
+    write(f"The log, while it is off: {cost_of_no_log():.2f} µs a call.\n")
     late = [f"{seconds * 1000:.1f} ms {when}" for when, seconds in (await stalls(STALL_ROUNDS)).items()]
     write(f"The event loop is late by {', '.join(late)}.\n")
 
