@@ -56,7 +56,7 @@ async def private_memory(count: int = 10) -> float:
 
 
 def cost_of_no_log() -> float:
-    """Return the microseconds that a call loses to a log that nobody wants: the app asks for that, the worker looks for a list."""
+    """Return the microseconds that a call loses to a log that is off: the app asks for that, the worker looks for a list."""
     asked, looked = (min(timeit.repeat(what, number=1000)) for what in (log.is_wanted, lambda: Log.lines is None))
     return (asked + looked) * 1000
 
