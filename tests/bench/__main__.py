@@ -23,11 +23,11 @@ from aions._version import __version__
 from tests.bench import many
 from tests.bench.cases import Backend, Case, all_cases
 from tests.bench.memory import grow, own_kilobytes, private_kilobytes
-from tests.bench.stall import stalls
+from tests.bench.stall import delays
 
 WARM_UP_ROUNDS = 2
 
-STALL_ROUNDS = 10
+DELAY_ROUNDS = 10
 
 BIG_APP = 500, 20
 """Megabytes, threads."""
@@ -101,8 +101,8 @@ async def main(backend: Backend, rounds: int, only: str) -> None:
                 write(f"Left out: {case.name} against {case.peer_name}: {case.left_out}.\n")
     write(f"Private memory of an idle worker: {await private_memory():.0f} kB.\n")
     write(f"The log, while it is off: {cost_of_no_log():.2f} µs a call.\n")
-    late = [f"{seconds * 1000:.1f} ms {when}" for when, seconds in (await stalls(STALL_ROUNDS)).items()]
-    write(f"The event loop is late by {', '.join(late)}.\n")
+    late = [f"{seconds * 1000:.1f} ms {when}" for when, seconds in (await delays(DELAY_ROUNDS)).items()]
+    write(f"The event loop answers within {', '.join(late)}.\n")
 
 
 async def measure_many(backend: Backend) -> None:
