@@ -45,7 +45,7 @@ def knocking() -> Iterator[int]:
 
 
 async def worst_delay(work: Callable[[], Awaitable[object]]) -> float:
-    """Return after how many seconds the loop attends to what happened, at the worst, while some work is done again and again."""
+    """Return after how many seconds the loop attends to what happened, at the worst, while some work is done over and over."""
     worst = 0
     with knocking() as pipe:
         async with anyio.create_task_group() as tasks:
@@ -86,6 +86,6 @@ WORK: dict[str, Callable[[], Awaitable[object]]] = {
 
 
 async def delays(rounds: int) -> dict[str, float]:
-    """Return the seconds after which a loop attends to what happened, at the worst of a round, while it does different things."""
+    """Return the seconds after which a loop attends to what happened, at the worst, while it does different things."""
     measured = [[await worst_delay(work) for work in WORK.values()] for _ in range(rounds)]
     return dict(zip(WORK, map(statistics.median, zip(*measured, strict=True)), strict=True))
