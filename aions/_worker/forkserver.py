@@ -39,6 +39,7 @@ class Forkserver(Server):
         super().__init__(connection, Home(), FORKSERVER_HANDLERS)
         self._app = app
         self.preloaded: tuple[str, ...] = ()
+        self.has_forked_in_advance = False
         self._ended: list[tuple[int, int]] = []
         self._killed: dict[int, float] = {}
         self.poller.register(app, select.POLLIN)
@@ -47,6 +48,11 @@ class Forkserver(Server):
         if descriptor == self._app:
             self.end()
         super().attend(descriptor)
+        if self.has_forked_in_advance:
+            from aions._worker import rehearsal  # see preload
+
+            self.has_forked_in_advance = False
+            rehearsal.rehearse_as_forkserver(self)
 
     def reap(self) -> None:
         """Collect the workers that have ended, and tell the app once what they left behind has ended as well."""
@@ -87,6 +93,7 @@ def preload_modules(server: Forkserver, request: Preload) -> Done:
 
 def fork_alone(server: Forkserver, request: Fork) -> Started:
     """Fork a worker, if there is but one thread: a module that was preloaded may start another at any time."""
+    server.has_forked_in_advance = request.in_advance
     count = procfs.thread_count(server.home.proc) if server.preloaded else 1
     if count > 1:
         error = KernelError(EINVAL, "fork()")

@@ -61,7 +61,7 @@ def serve_as_worker(parent: Server, request: messages.Fork, parent_pidfd: int) -
         if request.in_advance:
             from aions._worker import rehearsal  # see preload
 
-            rehearsal.rehearse_if_idle(server)
+            rehearsal.rehearse_as_worker(server)
         server.serve()
     except BaseException as error:
         os.write(2, f"aions: worker {os.getpid()}: {error!r}\n{describe(error.__traceback__)}\n".encode())

@@ -1,7 +1,7 @@
-"""What a worker does while it is in reserve: the requests that come first to most, for nothing.
+"""What a worker does while it is in reserve, and the forkserver after it has forked that one: usual requests, for nothing.
 
-A fork shares its memory with its parent until it writes to it; then each page is copied, which takes a few microseconds. The
-first requests take some hundreds of them. In reserve there is time for that.
+After a fork both share their memory until one of them writes to it; then that page is copied, which takes a few microseconds.
+The first requests take some hundreds of them. While nobody waits there is time for that.
 """
 
 from __future__ import annotations
@@ -10,23 +10,32 @@ import _socket as socket
 import os
 
 from aions._wire import codec, fdsocket
-from aions._wire.messages import Prepare, Request, Spawn, Unshare
+from aions._wire.messages import Prepare, ReadProcess, Request, Spawn, Unshare
 from aions._worker.loop import Server
 
 _IDLE = 2
-"""Milliseconds without a request after which nobody seems to wait for this worker."""
+"""Milliseconds without a request after which nobody seems to wait for this process."""
 
 
-def rehearse_if_idle(server: Server) -> None:
+def rehearse_as_worker(server: Server) -> None:
+    """Be in a new namespace, and start a command; but none."""
+    _rehearse_if_idle(server, _prepare(Unshare(0)), _no_program(server))
+
+
+def rehearse_as_forkserver(server: Server) -> None:
+    """Have to do with a file of a process, as it has when it writes maps."""
+    _rehearse_if_idle(server, _prepare(ReadProcess(None, "uid_map")))
+
+
+def _rehearse_if_idle(server: Server, *requests: Request) -> None:
     """Serve requests that change nothing, unless there is something better to do."""
-    if server.poller.poll(_IDLE):
-        return
-    for request in (_no_namespace(), _no_program(server)):
-        _rehearse(server, request)
+    if not server.poller.poll(_IDLE):
+        for request in requests:
+            _rehearse(server, request)
 
 
-def _no_namespace() -> Prepare:
-    return Prepare((codec.encode(0, Unshare(0)).decode(),))
+def _prepare(step: Request) -> Prepare:
+    return Prepare((codec.encode(0, step).decode(),))
 
 
 def _no_program(server: Server) -> Spawn:
