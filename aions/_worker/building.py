@@ -13,13 +13,13 @@ from errno import EPERM
 from stat import S_ISDIR
 
 from aions._sys import mounts
-from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, call
 from aions._sys.mounts import AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, OPEN_TREE_CLONE
 from aions._wire import codec
 from aions._wire.fdsocket import Packet, close_all
 from aions._wire.messages import REQUESTS, Attach, Prepare, Prepared
 from aions._worker import devices
+from aions._worker.credentials import user_namespace
 from aions._worker.loop import Server, failure
 from aions._worker.mounts import freeze_imports, make_root
 from aions._worker.targets import opened_or_made
@@ -27,6 +27,9 @@ from aions._worker.targets import opened_or_made
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from aions._worker.loop import Handlers
+
+_INITIAL_USER_NAMESPACE = "user:[4026531837]"
+"""KERNEL: PROC_USER_INIT_INO."""
 
 _LONGEST_OPTION = 255
 
@@ -146,8 +149,8 @@ class Building:
         lower = [f"lowerdir={joined}"]
         if len(joined) > _LONGEST_OPTION:
             lower = [f"lowerdir+={path}" for path in step.sources]
-        if self._is_in_user_namespace():
-            lower.append("userxattr")  # trusted.* is for root of the host
+        if user_namespace(self._server) != _INITIAL_USER_NAMESPACE:
+            lower.append("userxattr")  # trusted.* is for root of the host, whatever ids are mapped here
         return mounts.new_mount("overlay", [*lower, *options], step.attributes)
 
     def _overlay_on_tmpfs(self, step: Attach) -> int:
@@ -169,9 +172,6 @@ class Building:
                 os.fchdir(self._directory)
         finally:
             os.close(scratch)
-
-    def _is_in_user_namespace(self) -> bool:
-        return procfs.read(self._server.home.proc, "self/uid_map").split() != ["0", "0", "4294967295"]
 
 
 def _bound(source: str, recursive: bool, attributes: int) -> int:

@@ -16,6 +16,7 @@ from aions import (
     Bind,
     Clock,
     Dev,
+    Identity,
     Namespace,
     Overlay,
     Proc,
@@ -25,6 +26,7 @@ from aions import (
     Worker,
     open_worker,
 )
+from aions._app.identity import IdentityLike
 from tests.kernel.conftest import can
 from tests.kernel.explained import works
 from tests.kernel.mountinfo import mounted, mounted_on
@@ -135,6 +137,20 @@ async def test_overlays(tmp_path: Path, writable: str) -> None:
             mounted_on("self", "/")[0].filesystem
         ]
     assert sorted(path.name for path in tmp_path.rglob("new")) == (["new"] if writable == "upper" else [])
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [Identity.root, Identity.current, pytest.param(Identity.whole, marks=pytest.mark.root)],
+    ids=["root", "current", "whole"],
+)
+@on_one_loop
+async def test_in_an_overlay_directories_of_the_lower_ones_can_be_made_anew(tmp_path: Path, identity: IdentityLike) -> None:
+    """What hides a lower directory is an extended attribute, which in a user namespace has another name."""
+    (tmp_path / "lower" / "directory" / "below").mkdir(parents=True)
+    async with open_worker(unshare=INSIDE, identity=identity, mounts=[Overlay(tmp_path, [tmp_path / "lower"])]) as worker:
+        assert await output(worker, f"cd {tmp_path}; rm -r directory && mkdir directory && ls directory") == ""
+    assert (tmp_path / "lower" / "directory" / "below").exists()
 
 
 @on_one_loop
