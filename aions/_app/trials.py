@@ -37,7 +37,7 @@ async def _is_refused(unshare: Namespace, identity: IdentityLike = Identity.root
     try:
         async with open_worker(unshare=unshare, identity=identity):
             return None
-    except (OSError, AionsError) as error:
+    except (OSError, AionsError, ValueError) as error:
         return error
 
 
@@ -57,7 +57,7 @@ async def _namespace(kind: Namespace) -> Finding:
 async def _tried(subject: str, trial: Callable[[str], Awaitable[Finding]]) -> Finding:
     try:
         return await trial(subject)
-    except (OSError, AionsError) as error:
+    except (OSError, AionsError, ValueError) as error:
         return refused(subject, error)
 
 

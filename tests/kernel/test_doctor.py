@@ -98,6 +98,25 @@ def test_without_user_namespaces_it_is_told_what_allows_them() -> None:
     assert "nesting" not in findings
 
 
+def test_it_is_told_where_ones_own_ids_are_not_mapped() -> None:
+    findings = doctor_as_json(under=["unshare", "--user"])
+    assert findings["user namespace"]["verdict"] == "missing"
+    assert "has no id 65534" in str(findings["user namespace"]["why"])
+    assert "have this one mapped" in str(findings["user namespace"]["remedy"])
+    assert findings["NS_GET_ID"]
+
+
+@pytest.mark.plain_user
+@pytest.mark.needs("newuidmap")
+def test_it_is_told_where_subordinate_ids_are_listed_but_not_mapped() -> None:
+    """As in a container that shows the host's /etc/subuid."""
+    findings = doctor_as_json(under=["unshare", "--user", "--map-current-user"])
+    assert findings["ids inside"]["verdict"] == "missing"
+    assert "has no id " in str(findings["ids inside"]["why"])
+    assert "have this one mapped" in str(findings["ids inside"]["remedy"])
+    assert findings["nesting"]["verdict"] == "ok"
+
+
 @pytest.mark.plain_user
 def test_a_plain_user_without_newuidmap(tmp_path: Path) -> None:
     findings = doctor_as_json(environment={"PATH": str(tmp_path)})
