@@ -100,11 +100,7 @@ async def _ids(subject: str) -> Finding:
     if error is None:
         count = sum(mapping.count for mapping in Identity.subordinate().user_mappings)
         return ok(subject, f"{count} users: your own and your subordinate ones, by newuidmap")
-    return refused(subject, error, _how_to_get_ids() if isinstance(error, AionsError) else None)
-
-
-def _how_to_get_ids() -> str:
-    return f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {os.environ.get('USER', os.geteuid())}"
+    return refused(subject, error)
 
 
 async def _joining(subject: str) -> Finding:
