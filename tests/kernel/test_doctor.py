@@ -153,6 +153,28 @@ def test_seccomp_as_in_docker_is_told(tmp_path: Path) -> None:
     assert findings["seccomp"]["verdict"] == "limited"
 
 
+def test_namespaces_without_capabilities_are_told(tmp_path: Path) -> None:
+    """As on Ubuntu, where AppArmor lets a plain user make user namespaces, and nothing be done in them."""
+    program = """
+        from aions._cli.main import main
+        from tests.kernel.programs import seccomp
+
+        seccomp.deny("sethostname")
+        seccomp.deny("ioctl", second_argument=0x8914)  # SIOCSIFFLAGS
+        try:
+            main(["doctor", "--json"])
+        except SystemExit as ended:
+            assert ended.code == 1
+        """
+    findings = {finding["subject"]: finding for finding in json.loads("\n".join(run_script(tmp_path, program)))}
+    assert findings["user namespace"]["verdict"] == "ok"
+    for subject, call in (("uts namespace", "sethostname("), ("net namespace", "ioctl(SIOCSIFFLAGS")):
+        assert findings[subject]["verdict"] == "missing"
+        assert findings[subject]["why"].startswith(call)
+        assert "kernel.apparmor_restrict_unprivileged_userns" in findings[subject]["why"]
+        assert "aions doctor" not in str(findings[subject])
+
+
 @on_one_loop
 async def test_a_diagnosis_needs_nothing_else_to_be_open() -> None:
     assert await diagnose() == await diagnose()

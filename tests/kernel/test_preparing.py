@@ -382,6 +382,12 @@ REFUSED: dict[str, tuple[int, str, str, Callable[[Path], dict[str, Any]]]] = {
         lambda path: {"mounts": [Bind(path, "/", read_only=True), Tmpfs("/new")]},
     ),
     "links in a circle": (errno.ELOOP, "openat2(", "step 2", lambda path: {"mounts": [Tmpfs(path / "circle")]}),
+    "an upper directory and a work directory on two mounts": (
+        errno.EINVAL,
+        "fsconfig(",
+        "step 2",
+        lambda path: {"mounts": [Overlay("/tmp", [path], upper=path, work="/dev/shm")]},
+    ),
     "an upper directory that is none": (
         errno.ENOENT,
         "fsconfig(",
