@@ -14,6 +14,8 @@ from aions._types import GroupMapping, UserMapping
 from aions._wire import codec
 from aions._wire.messages import BecomeRoot, Done, Prepare, Prepared, WriteMap
 
+_OWN = {"uid_map": os.geteuid, "gid_map": os.getegid}
+
 
 async def write(
     worker: Link, pid: int | None, file: str, mappings: Iterable[UserMapping], deny_setgroups: bool = False
@@ -88,7 +90,7 @@ def _steps(pid: int, identity: Identity) -> Iterator[WriteMap]:
     if identity.setgroups is False:
         yield WriteMap(pid, "setgroups", "deny", WriteMap.KEPT)
     if identity.group_mappings:
-        may_be_denied = identity.setgroups is None and _is_one_id(identity.group_mappings)
+        may_be_denied = identity.setgroups is None and _is_ones_own("gid_map", identity.group_mappings)
         setgroups = WriteMap.IF_NEED_BE if may_be_denied else WriteMap.KEPT
         yield WriteMap(pid, "gid_map", id_maps.map_text(identity.group_mappings), setgroups)
 
@@ -102,12 +104,12 @@ async def _count_of_those_done_at_once(forkserver: Connection, steps: Sequence[W
 
 
 async def _write_or_have_written(worker: Link, step: WriteMap, identity: Identity, launch: Launch) -> None:
-    """Write one file; where the plain way is not allowed, and it is about more than one id, by a setuid program."""
+    """Write one file; where the plain way is not allowed, and it is about more than one's own id, by a setuid program."""
     try:
         await _write(worker, step)
     except PermissionError as error:
         mappings = {"uid_map": identity.user_mappings, "gid_map": identity.group_mappings}.get(step.file, ())
-        if not mappings or _is_one_id(mappings):
+        if not mappings or _is_ones_own(step.file, mappings):
             raise
         await newidmap.write(worker, step.file, mappings, launch, error)
 
@@ -117,5 +119,6 @@ def _inside(mappings: Sequence[UserMapping], numbers: tuple[int, ...]) -> set[in
     return {id_maps.inward(mappings, number) for number in numbers}
 
 
-def _is_one_id(mappings: Sequence[UserMapping]) -> bool:
-    return len(mappings) == 1 and mappings[0].count == 1
+def _is_ones_own(file: str, mappings: Iterable[UserMapping]) -> bool:
+    """Whether only the app's own user, or group, is mapped."""
+    return [(mapping.outside, mapping.count) for mapping in mappings] == [(_OWN[file](), 1)]

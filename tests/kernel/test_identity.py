@@ -183,6 +183,17 @@ async def test_mappings_are_split_where_those_of_the_app_end() -> None:
     assert "no id 20 " in refused
 
 
+@pytest.mark.plain_user
+@pytest.mark.needs("newuidmap")
+@on_one_loop
+async def test_a_single_id_may_be_a_subordinate_one() -> None:
+    user, group = (subordinate.ranges(kind)[0].start for kind in ("user", "group"))
+    seen = await seen_with(Identity([UserMapping(0, user, 1)], [GroupMapping(0, group, 1)]))
+    assert (seen.user_map, seen.group_map, seen.setgroups) == (["0", str(user), "1"], ["0", str(group), "1"], "allow")
+    assert seen.status["Uid"].split() == seen.status["Gid"].split() == ["0"] * 4
+    assert (await seen_with(Identity([UserMapping(0, os.geteuid(), 1)], [GroupMapping(5, group, 1)]))).setgroups == "allow"
+
+
 @contextmanager
 def not_mapped(*said: str) -> Iterator[None]:
     with pytest.raises(PermissionError) as caught:
