@@ -167,8 +167,8 @@ _EXPLANATIONS = (
         "The process is in no new user namespace, or its map was written before; or it maps ids that are not the writer's own, "
         "for which the writer needs CAP_SETUID or CAP_SETGID in the parent namespace, or id 0 there, for which it needs "
         f"CAP_SETFCAP; or a plain user maps a group while setgroups is allowed; or {SECURITY_MODULE}.",
-        "Unshare Namespace.USER first. Write each map once; as a plain user map one id, your own, and groups with "
-        f"deny_setgroups=True; as root, have CAP_SETFCAP.{ASK_THE_DOCTOR}",
+        "Unshare Namespace.USER first. Write each map once; as a plain user map your own id and subordinate ones (as "
+        f"Identity.subordinate does), and groups with deny_setgroups=True; as root, have CAP_SETFCAP.{ASK_THE_DOCTOR}",
     ),
     _Explanation(
         WriteMap,

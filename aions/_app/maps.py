@@ -18,17 +18,25 @@ _OWN = {"uid_map": os.geteuid, "gid_map": os.getegid}
 
 
 async def write(
-    worker: Link, pid: int | None, file: str, mappings: Iterable[UserMapping], deny_setgroups: bool = False
+    worker: Link,
+    pid: int | None,
+    file: str,
+    mappings: Iterable[UserMapping],
+    deny_setgroups: bool = False,
+    launch: Launch | None = None,
 ) -> None:
     """Write one map of a process, of the worker itself where pid is None.
 
     KERNEL: the writer must be in the namespace itself or in its parent, and it is the opener's namespace that counts. From the
     parent it may map what it has the capability for; from inside, one id at the most. So the forkserver tries first, then the
-    workers that this one was forked from, then the worker itself. A refused write leaves no trace, and can be tried again.
+    workers that this one was forked from, then the worker itself; then, if there is a `launch` for it, newuidmap(1) or
+    newgidmap(1). A refused write leaves no trace, and can be tried again.
     """
     worker.check_open()
+    mappings = list(mappings)
     setgroups = WriteMap.DENIED if deny_setgroups else WriteMap.KEPT
-    await _write(worker, WriteMap(worker.child.pid if pid is None else pid, file, id_maps.map_text(mappings), setgroups))
+    step = WriteMap(worker.child.pid if pid is None else pid, file, id_maps.map_text(mappings), setgroups)
+    await _write_or_have_written(worker, step, mappings, launch)
 
 
 async def _write(worker: Link, request: WriteMap) -> None:
@@ -76,7 +84,8 @@ async def assume(worker: Link, identity: Identity, launch: Launch) -> None:
     """
     steps = list(_steps(worker.child.pid, identity))
     for step in steps[await _count_of_those_done_at_once(worker.forkserver, steps) :]:
-        await _write_or_have_written(worker, step, identity, launch)
+        mappings = {"uid_map": identity.user_mappings, "gid_map": identity.group_mappings}.get(step.file, ())
+        await _write_or_have_written(worker, step, mappings, launch)
     own = (os.getresuid(), os.getresgid()) if identity.owner is None else [(number,) for number in identity.owner]
     users, groups = map(_inside, (identity.user_mappings, identity.group_mappings), own)
     if None in users | groups or (identity.group_mappings and set(os.getgroups()) - {os.getegid()}):
@@ -103,15 +112,14 @@ async def _count_of_those_done_at_once(forkserver: Connection, steps: Sequence[W
     return prepared.step if prepared.errno else len(steps)
 
 
-async def _write_or_have_written(worker: Link, step: WriteMap, identity: Identity, launch: Launch) -> None:
+async def _write_or_have_written(worker: Link, step: WriteMap, mappings: Sequence[UserMapping], launch: Launch | None) -> None:
     """Write one file; where the plain way is not allowed, and it is about more than one's own id, by a setuid program."""
     try:
         await _write(worker, step)
     except PermissionError as error:
-        mappings = {"uid_map": identity.user_mappings, "gid_map": identity.group_mappings}.get(step.file, ())
-        if not mappings or _is_ones_own(step.file, mappings):
+        if launch is None or not mappings or _is_ones_own(step.file, mappings):
             raise
-        await newidmap.write(worker, step.file, mappings, launch, error)
+        await newidmap.write(step.pid, step.file, mappings, launch, error)
 
 
 def _inside(mappings: Sequence[UserMapping], numbers: tuple[int, ...]) -> set[int | None]:

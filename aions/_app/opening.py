@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 from aions._app import credentials, maps, membership, preloading, preparing
 from aions._app.capabilities import Capabilities
 from aions._app.current import being_current
-from aions._app.home import Home, current_home
+from aions._app.home import current_home
 from aions._app.identity import Identity, IdentityLike
 from aions._app.mount_values import Mount, Propagation
 from aions._app.preparing import Limits
 from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
-from aions._app.worker import Worker
+from aions._app.worker import Worker, launched
 from aions._types import Clock, Namespace, Namespaces, combine
 from aions._wire.messages import BecomeOwner, SetLoopbackUp, Unshare
 
@@ -110,7 +109,7 @@ async def open_worker(
             link.leaves(kinds)
         await preparing.prepare(link, moving if entering else [*limits, *moving])
         if Namespace.USER in kinds:
-            await maps.assume(link, who, partial(_launched, home))
+            await maps.assume(link, who, launched)
         if (kinds | entered) & (Namespace.PID | Namespace.TIME):
             link = await link.fork()  # these two are for children
             stack.push_async_callback(link.aclose)
@@ -120,10 +119,6 @@ async def open_worker(
         worker = Worker(link)
         with being_current(home, worker):
             yield worker
-
-
-async def _launched(home: Home) -> Worker:
-    return Worker(await home.fork())
 
 
 def _kinds(unshare: Namespaces) -> Namespace:

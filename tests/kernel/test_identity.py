@@ -194,6 +194,18 @@ async def test_a_single_id_may_be_a_subordinate_one() -> None:
     assert (await seen_with(Identity([UserMapping(0, os.geteuid(), 1)], [GroupMapping(5, group, 1)]))).setgroups == "allow"
 
 
+@pytest.mark.plain_user
+@pytest.mark.needs("newuidmap")
+async def test_subordinate_ids_are_mapped_after_unshare() -> None:
+    identity = Identity.subordinate()
+    async with open_worker() as worker:
+        await worker.unshare(Namespace.USER)
+        await worker.write_user_mappings(None, identity.user_mappings)
+        await worker.write_group_mappings(worker.pid, identity.group_mappings)
+        seen = Seen.read((await worker.run_process(LOOK)).stdout)
+    assert seen == await seen_with(identity)
+
+
 @contextmanager
 def not_mapped(*said: str) -> Iterator[None]:
     with pytest.raises(PermissionError) as caught:
@@ -217,6 +229,9 @@ async def test_ids_that_are_not_ones_own_are_refused_with_the_words_of_newuidmap
     with not_mapped("newgidmap", "gid range [1-4) -> [7-10) not allowed"):
         async with open_worker(unshare=Namespace.USER, identity=Identity(group_mappings=groups)):
             raise AssertionError
+    async with open_worker(unshare=Namespace.USER, identity=Identity()) as worker:
+        with not_mapped("newuidmap", "uid range [1-4) -> [7-10) not allowed"):
+            await worker.write_user_mappings(None, beyond_ones_own().user_mappings)
 
 
 @pytest.mark.plain_user
