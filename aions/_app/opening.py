@@ -51,6 +51,8 @@ async def open_worker(
             orphans there.
         identity: with USER, who the app is inside: an `Identity`, or a function that makes one then. If it maps others than the
             app's user and group, the worker is root there. Other groups of the app's are dropped if setgroups(2) is allowed.
+            In a user namespace that is entered, outside ids are those that it has; the app's own, mapped alone, mean the
+            worker's own there.
         capabilities: the only ones that may be left, as for `Worker.restrict`, which is called last.
         keep_capabilities: let commands that are not root keep them.
         no_new_privs: let no program give more.
@@ -105,11 +107,13 @@ async def open_worker(
             await preparing.prepare(link, limits)
             for each in entering:
                 entered |= await membership.enter(link, *(each if isinstance(each, tuple) else (each,)))
+        if Namespace.USER in kinds:
+            who, own = await maps.fitted(link, who, Namespace.USER in entered)
         if kinds:
             link.leaves(kinds)
         await preparing.prepare(link, moving if entering else [*limits, *moving])
         if Namespace.USER in kinds:
-            await maps.assume(link, who, launched)
+            await maps.assume(link, who, own, launched)
         if (kinds | entered) & (Namespace.PID | Namespace.TIME):
             link = await link.fork()  # these two are for children
             stack.push_async_callback(link.aclose)
@@ -131,7 +135,7 @@ def _kinds(unshare: Namespaces) -> Namespace:
 
 def _identity(kinds: Namespace, identity: IdentityLike) -> Identity:
     if Namespace.USER in kinds:
-        return maps.in_parent(identity if isinstance(identity, Identity) else identity())
+        return identity if isinstance(identity, Identity) else identity()
     if identity != Identity.root:
         raise ValueError("an identity is for a new user namespace: add Namespace.USER to unshare")
     return Identity()

@@ -21,7 +21,7 @@ from aions._app import subordinate
 from aions._app.identity import IdentityLike
 from tests.kernel.programs import id_maps
 from tests.kernel.programs.counts import times
-from tests.kernel.targets import on_one_loop
+from tests.kernel.targets import on_one_loop, target
 
 ROOT = Path(__file__).parents[2]
 
@@ -204,6 +204,30 @@ async def test_subordinate_ids_are_mapped_after_unshare() -> None:
         await worker.write_group_mappings(worker.pid, identity.group_mappings)
         seen = Seen.read((await worker.run_process(LOOK)).stdout)
     assert seen == await seen_with(identity)
+
+
+@pytest.mark.parametrize(("options", "there"), [(["-r"], 0), (["--map-user=7", "--map-group=7"], 7)], ids=["root", "user 7"])
+@pytest.mark.parametrize("identity", [Identity.root, Identity.current, Identity.root()], ids=["root", "current", "explicit"])
+@on_one_loop
+async def test_ones_own_id_in_a_user_namespace_that_was_entered(identity: IdentityLike, options: list[str], there: int) -> None:
+    """Outside is who the worker is there, not who the app is here."""
+    kinds = Namespace.USER | Namespace.NETWORK
+    expected = os.geteuid() if identity == Identity.current else 0
+    with target(kinds, *options) as pid:
+        async with open_worker(enter=(pid, kinds), unshare=Namespace.USER | Namespace.UTS, identity=identity) as worker:
+            seen = Seen.read((await worker.run_process(LOOK)).stdout)
+            await worker.sethostname("inside")
+    assert (seen.user_map, seen.group_map) == ([str(expected), str(there), "1"], [str(expected), str(there), "1"])
+    assert seen.status["Uid"].split() == [str(expected)] * 4
+
+
+@on_one_loop
+async def test_mappings_are_those_of_a_user_namespace_that_was_entered() -> None:
+    """The app need not have the ids."""
+    identity = Identity([UserMapping(3, 7, 1)], [GroupMapping(0, 7, 1)])
+    with target(Namespace.USER, "--map-user=7", "--map-group=7") as pid:
+        async with open_worker(enter=(pid, "user"), unshare="user", identity=identity) as worker:
+            assert (await worker.run_process(["id", "-u"])).stdout == b"3\n"
 
 
 @contextmanager
