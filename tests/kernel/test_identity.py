@@ -152,6 +152,15 @@ async def test_the_whole_is_every_id_as_it_is() -> None:
     assert ours.status["CapEff"] == ours.status["CapBnd"]
 
 
+@pytest.mark.root
+@on_one_loop
+async def test_a_worker_that_is_somebody_else_outside_calls_functions() -> None:
+    """Also where that user may not read Python's files: below /root, say."""
+    identity = Identity([UserMapping(0, 100_000, 1000)], [GroupMapping(0, 100_000, 1000)])
+    async with open_worker(unshare=Namespace.USER, identity=identity) as worker:
+        assert await worker.run_sync(os.getuid) == 0
+
+
 SPLIT = """
 import sys
 import anyio
