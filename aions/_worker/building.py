@@ -73,6 +73,7 @@ class Building:
         self.notes: list[str] = []
         self._server = server
         self._parts: list[Part] = []
+        self._layers: list[int] = []
         self._directory = self._root = -1
 
     def make(self, step: Attach) -> None:
@@ -116,7 +117,7 @@ class Building:
         """Close the descriptors."""
         for part in self._parts:
             close_all([part.tree, *part.devices.values()])
-        close_all(descriptor for descriptor in (self._root, self._directory) if descriptor >= 0)
+        close_all(descriptor for descriptor in (self._root, self._directory, *self._layers) if descriptor >= 0)
 
     def _made(self, step: Attach) -> int:
         """Make a detached mount."""
@@ -145,13 +146,23 @@ class Building:
 
     def _overlay(self, step: Attach, options: tuple[str, ...]) -> int:
         """Make an overlay. KERNEL: an option has 255 bytes at most; `lowerdir+` (Linux 6.7) makes one of each directory."""
-        joined = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in step.sources)
+        layers = list(map(self._shortened, step.sources))
+        joined = ":".join(_escaped(path).replace(":", "\\:") for path in layers)
         lower = [f"lowerdir={joined}"]
-        if len(joined) > _LONGEST_OPTION:
-            lower = [f"lowerdir+={path}" for path in step.sources]
+        if _is_too_long(joined):
+            lower = [f"lowerdir+={path}" for path in layers]
         if user_namespace(self._server) != _INITIAL_USER_NAMESPACE:
             lower.append("userxattr")  # trusted.* is for root of the host, whatever ids are mapped here
-        return mounts.new_mount("overlay", [*lower, *options], step.attributes)
+        written = (option.partition("=") for option in options)
+        upper = [f"{name}={_escaped(self._shortened(path))}" for name, _, path in written]
+        return mounts.new_mount("overlay", [*lower, *upper], step.attributes)
+
+    def _shortened(self, path: str) -> str:
+        """Return a path that an option has room for."""
+        if not _is_too_long(_escaped(path)):
+            return path
+        self._layers.append(_path_of(path))
+        return f"/proc/self/fd/{self._layers[-1]}"
 
     def _overlay_on_tmpfs(self, step: Attach) -> int:
         """Make an overlay that keeps what is written to it in a tmpfs, which goes with it.
@@ -172,6 +183,14 @@ class Building:
                 os.fchdir(self._directory)
         finally:
             os.close(scratch)
+
+
+def _escaped(path: str) -> str:
+    return path.replace("\\", "\\\\")
+
+
+def _is_too_long(value: str) -> bool:
+    return len(os.fsencode(value)) > _LONGEST_OPTION
 
 
 def _bound(source: str, recursive: bool, attributes: int) -> int:

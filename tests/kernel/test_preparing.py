@@ -117,14 +117,14 @@ async def test_an_overlay_as_the_root(tree: Path) -> None:
 @pytest.mark.parametrize("writable", ["tmpfs", "upper", "not at all"])
 @on_one_loop
 async def test_overlays(tmp_path: Path, writable: str) -> None:
-    for name in ("a:b", "lower\\", "upper", "work", "where"):
+    for name in ("a:b", "lower\\", "up\\er:", "work\\", "where"):
         (tmp_path / name).mkdir()
     (tmp_path / "a:b" / "both").write_text("upper")
     (tmp_path / "lower\\" / "both").write_text("lower")
     (tmp_path / "lower\\" / "only").write_text("only")
     choices: dict[str, dict[str, Any]] = {
         "tmpfs": {},
-        "upper": {"upper": tmp_path / "upper", "work": tmp_path / "work"},
+        "upper": {"upper": tmp_path / "up\\er:", "work": tmp_path / "work\\"},
         "not at all": {"read_only": True},
     }
     options = choices[writable]
@@ -163,6 +163,22 @@ async def test_an_overlay_of_more_directories_than_one_option_has_room_for(tmp_p
     async with open_worker(unshare=INSIDE, mounts=[Overlay(tmp_path, layers)]) as worker:
         assert await output(worker, f"cat {tmp_path}/file") == "0"
         assert len((await output(worker, f"ls {tmp_path}")).split()) == 21
+
+
+@pytest.mark.parametrize("name", ["long" * 60, "é" * 120, "\\" * 200])
+@pytest.mark.parametrize("writable", [False, True], ids=["on a tmpfs", "upper"])
+@on_one_loop
+async def test_an_overlay_of_directories_whose_path_one_option_has_no_room_for(
+    tmp_path: Path, name: str, writable: bool
+) -> None:
+    below = tmp_path / name / "more"
+    for part in ("lower", "upper", "work"):
+        (below / part).mkdir(parents=True)
+    (below / "lower" / "file").write_text("lower")
+    options: dict[str, Any] = {"upper": below / "upper", "work": below / "work"} if writable else {}
+    async with open_worker(unshare=INSIDE, mounts=[Overlay("/srv", [below / "lower"], **options)]) as worker:
+        assert await output(worker, "cd /srv; cat file; echo new > new; ls") == "lowerfile\nnew\n"
+    assert (below / "upper" / "new").exists() == writable
 
 
 @on_one_loop
