@@ -88,7 +88,7 @@ class _AddMount(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, options: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        paths = [os.path.abspath(path) for path in values]
+        paths = _absolute(self, values)
         options.mounts = (*options.mounts, _mount(str(option), paths, options.lower))
         if "overlay" in str(option):
             options.lower = ()
@@ -100,7 +100,14 @@ class _AddLower(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, options: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        options.lower = (*options.lower, *map(os.path.abspath, values))
+        options.lower = (*options.lower, *_absolute(self, values))
+
+
+def _absolute(option: argparse.Action, paths: Sequence[str]) -> list[str]:
+    """Name paths from the root on. An empty one (of a variable that is not set, say) would be the working directory."""
+    if "" in paths:
+        raise argparse.ArgumentError(option, "an empty path")
+    return list(map(os.path.abspath, paths))
 
 
 def _mount(option: str, paths: Sequence[str], lower: Sequence[str]) -> Mount:

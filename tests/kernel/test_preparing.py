@@ -368,6 +368,12 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "a shared root": ("private or slave", {"unshare": INSIDE, "root": "/usr", "propagation": "shared"}),
     "a root that may be shared": ("private or slave", {"unshare": INSIDE, "root": "/usr", "propagation": None}),
     "an unknown propagation": ("not a valid Propagation", {"unshare": INSIDE, "propagation": "rprivate"}),
+    "an empty root": ("empty path", {"unshare": INSIDE, "root": ""}),
+    "an empty cgroup": ("empty path", {"cgroup": ""}),
+    "a limit below none": ("not -2", {"rlimits": {resource.RLIMIT_CORE: -2}}),
+    "a limit that is too high": ("not 9223372036854775808", {"rlimits": {resource.RLIMIT_CORE: (0, 2**63)}}),
+    "an endless offset": ("finite", {"unshare": "time", "clock_offsets": {Clock.BOOTTIME: float("inf")}}),
+    "an offset that is no number": ("finite", {"unshare": "time", "clock_offsets": {Clock.BOOTTIME: float("nan")}}),
     "a null byte": ("null byte", {"unshare": INSIDE, "root": "/\0"}),
 }
 

@@ -133,6 +133,16 @@ def test_clocks_and_names() -> None:
     assert name == "other"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--bind", "", "/srv"), ("--tmpfs", ""), ("--root", ""), ("--overlay-src", "", "--tmp-overlay", "/srv")],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_current_directory(options: tuple[str, ...]) -> None:
+    refused = aions_run(*options, "true")
+    assert (refused.returncode, "an empty path" in refused.stderr) == (2, True)
+
+
 def test_the_exit_status_is_the_commands() -> None:
     assert aions_run("sh", "-c", "exit 7").returncode == 7
     assert aions_run("no-such-command", env={**os.environ, "PATH": "/usr/bin:/bin"}).returncode == 127
