@@ -32,7 +32,7 @@ async def prepare(worker: Link, steps: Sequence[Request]) -> None:
         return
     prepared = await worker.call(Prepare(tuple(codec.encode(0, step).decode() for step in steps)), Prepared)
     for note in prepared.notes:
-        warnings.warn(note, RuntimeWarning, stacklevel=2)
+        warnings.warn(note, RuntimeWarning, stacklevel=4)  # this, open_worker, contextlib, and who opens it
     if prepared.errno:
         step = steps[min(prepared.step, len(steps) - 1)]
         error = refusal(prepared.errno, prepared.path)

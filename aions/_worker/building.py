@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _INITIAL_USER_NAMESPACE = "user:[4026531837]"
 """KERNEL: PROC_USER_INIT_INO."""
 
+_OWN = {"proc": "pid", "sysfs": "network"}
+"""The namespace that a file system shows."""
+
 _LONGEST_OPTION = 255
 
 
@@ -139,8 +142,8 @@ class Building:
         """Bind what there is, where a new file system of that kind is refused."""
         (source,) = step.sources
         self.notes.append(
-            f"{error.call} was refused, as it is where parts of {source} are hidden (Docker) or the pid namespace is not new: "
-            f"{step.target} is the {source} that was there before."
+            f"{error.call} was refused, as it is where parts of {source} are hidden (Docker) or the {_OWN[step.kind]} "
+            f"namespace is not new: {step.target} is the {source} that was there before."
         )
         return _bound(source, True, step.attributes)
 

@@ -234,6 +234,13 @@ async def test_mounts_are_made_in_order_and_parents_inside(tmp_path: Path) -> No
 
 
 @on_one_loop
+async def test_a_target_of_which_a_thousand_parents_are_missing(tmp_path: Path) -> None:
+    deep = f"{tmp_path}{'/a' * 1500}"
+    async with open_worker(unshare=INSIDE, mounts=[Tmpfs(tmp_path), Tmpfs(deep)]) as worker:
+        assert mounted(worker.pid)[-1].target == deep
+
+
+@on_one_loop
 async def test_sources_are_what_was_there_before(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "file").write_text("content")
@@ -302,6 +309,13 @@ async def test_where_parts_of_proc_are_hidden(tmp_path: Path, how: str) -> None:
         assert "Docker" in first
         assert "fallback=True" in first
         assert second == ""
+
+
+async def test_a_fallback_warns_whoever_opens_the_worker() -> None:
+    with pytest.warns(RuntimeWarning, match=r"the network namespace is not new: /sys is the /sys that") as caught:
+        async with open_worker(unshare=INSIDE, mounts=[Sysfs(fallback=True)]) as worker:
+            assert mounted_on(worker.pid, "/sys")
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 @on_one_loop
