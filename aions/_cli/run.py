@@ -142,6 +142,8 @@ async def run(options: argparse.Namespace) -> Ended:
 
     SECURITY: with CAP_SYS_ADMIN it could make the view of this machine writable, so that nobody has any who does not ask.
     """
+    if options.lower:
+        raise ValueError("--overlay-src is for an overlay, and none follows it")
     unshare = _FRESH
     if not options.share_net:
         unshare |= Namespace.NETWORK

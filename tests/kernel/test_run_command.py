@@ -138,6 +138,11 @@ def test_overlays(tmp_path: Path) -> None:
     assert (tmp_path / "high" / "both").read_text() == "high"
 
 
+def test_a_lower_directory_without_an_overlay() -> None:
+    refused = aions_run("--tmp-overlay", "/srv", "--overlay-src", "/etc", "true")
+    assert (refused.returncode, "--overlay-src is for an overlay" in refused.stderr) == (1, True)
+
+
 def test_a_root(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     found = output(
