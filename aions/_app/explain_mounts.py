@@ -148,7 +148,7 @@ MOUNT_REASONS = (
         EPERM,
         f"{_MAY_NOT_MOUNT}; or an attribute is to go that is locked, because a more privileged namespace has set it. For "
         "id-mapping it takes CAP_SYS_ADMIN where the file system was mounted, which on a file system of the host's only "
-        "root has.",
+        "root has; and in the user namespace that is given.",
         f"{_MAY_MOUNT}; leave attributes set that were set outside.{ASK_THE_DOCTOR}",
     ),
     Reason(

@@ -94,9 +94,9 @@ _USUAL = MountAttribute.NOSUID | MountAttribute.NODEV
 class Bind(Mount):
     """Have a file or directory of the app's appear at another place, with the mounts below it.
 
-    `source` is looked up before the root changes, a relative one in the app's working directory. `read_only` holds for the
-    mounts below it as well. Without `recursive` those below are left out, which the kernel refuses (EINVAL) where it would bare
-    what a more privileged namespace has hidden.
+    `source` is looked up before the root changes (with `enter`, in the mount namespace that is entered), a relative one in the
+    app's working directory. `read_only` holds for the mounts below it as well. Without `recursive` those below are left out,
+    which the kernel refuses (EINVAL) where it would bare what a more privileged namespace has hidden.
     """
 
     source: StrOrBytesPath

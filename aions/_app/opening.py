@@ -65,8 +65,8 @@ async def open_worker(
         root: with MOUNT, the directory that becomes the root (by pivot_root, so that the old root is gone). The working
             directory is then "/".
         mount_proc: with MOUNT and PID, mount the new pid namespace's proc: True means at /proc. It is `Proc` with its fallback.
-        mounts: with MOUNT, what else is mounted, in this order; sources are still those of the app. One at "/" becomes the
-            root.
+        mounts: with MOUNT, what else is mounted, in this order; sources are still those of the app, or of the mount namespace
+            that is entered. One at "/" becomes the root.
         clock_offsets: with TIME, by how many seconds clocks are ahead inside.
         cgroup: a directory of the cgroup file system, or one of each hierarchy, which the worker and what it starts belong to.
             A new CGROUP namespace has it as its root.
