@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 from errno import EACCES, EAGAIN, EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, ENOSYS, EPERM, ERANGE, ESRCH, EUSERS
 
-from aions._app.explain_mounts import MOUNT_REASONS
+from aions._app.explain_mounts import ASK_THE_DOCTOR, MOUNT_REASONS, SECURITY_MODULE
 from aions._types import Namespace
 from aions._wire.messages import (
     BecomeOwner,
+    BecomeRoot,
     Fork,
     GetNamespaceID,
     GetOwnerUID,
@@ -23,6 +24,7 @@ from aions._wire.messages import (
     Request,
     Restrict,
     SetClockOffset,
+    SetLoopbackUp,
     SetNamespace,
     SetPropagation,
     Spawn,
@@ -70,8 +72,8 @@ _PROCESS_LIMIT = (
     "Close workers that are not needed, or raise the limit.",
 )
 _NO_PRIVILEGE = (
-    "The worker lacks CAP_SYS_ADMIN in its user namespace.",
-    "Make a user namespace too (add Namespace.USER), which gives it all capabilities inside, or run as root.",
+    f"The worker lacks CAP_SYS_ADMIN in its user namespace, or {SECURITY_MODULE}.",
+    f"Make a user namespace too (add Namespace.USER), which gives it all capabilities inside, or run as root.{ASK_THE_DOCTOR}",
 )
 
 _EXPLANATIONS = (
@@ -81,16 +83,20 @@ _EXPLANATIONS = (
     _Explanation(
         Unshare,
         EINVAL,
-        "The worker has more than one thread (left by a function that it ran), or has unshared its pid namespace already.",
-        "Join threads before the function returns; for another pid namespace, use a fork of the worker.",
-        with_any=_USER | _PID,
+        "This kernel has not all of these namespaces (see /proc/self/ns); or the worker has more than one thread (left by a "
+        "function that it ran), or has unshared its pid namespace already.",
+        "Take a kernel that has them, or leave them out; join threads before the function returns; for another pid namespace, "
+        "use a fork of the worker.",
     ),
     _Explanation(
         Unshare,
         EPERM,
         "User namespaces are forbidden here: the worker has changed its root (chroot), its own user or group id is mapped by "
-        "no mapping of its user namespace, or a seccomp filter (Docker) or security module says no.",
-        "Map both the user and the group id before nesting; in Docker, allow it (--security-opt seccomp=unconfined).",
+        "no mapping of its user namespace, or a switch (Debian: kernel.unprivileged_userns_clone), a seccomp filter (Docker) "
+        "or a security module says no.",
+        "Map both the user and the group id before nesting. Change the root afterwards, or by pivot_root instead of chroot. "
+        "On Debian, allow it (sysctl -w kernel.unprivileged_userns_clone=1); in Docker likewise (--security-opt "
+        f"seccomp=unconfined).{ASK_THE_DOCTOR}",
         with_any=_USER,
     ),
     _Explanation(Unshare, EPERM, *_NO_PRIVILEGE),
@@ -99,6 +105,22 @@ _EXPLANATIONS = (
         EPERM,
         "A user namespace for somebody else can only be made by who may become them: it takes CAP_SETUID and CAP_SETGID.",
         "Run as root; or leave the owner out, which is you then.",
+    ),
+    _Explanation(
+        BecomeRoot,
+        EPERM,
+        f"To become root inside takes CAP_SETUID and CAP_SETGID, which a user namespace gives; but {SECURITY_MODULE}.",
+        f"Map your own user and group (Identity.root, Identity.current).{ASK_THE_DOCTOR}",
+    ),
+    *(
+        _Explanation(
+            request,
+            EPERM,
+            "The worker lacks CAP_NET_ADMIN in the user namespace that owns the network namespace (CAP_SYS_ADMIN, to make "
+            f"one); or {SECURITY_MODULE}.",
+            f"Make it together with a user namespace (Namespace.USER | Namespace.NETWORK), or run as root.{ASK_THE_DOCTOR}",
+        )
+        for request in (SetLoopbackUp, NewNetwork)
     ),
     _Explanation(
         SetNamespace,
@@ -143,11 +165,10 @@ _EXPLANATIONS = (
         WriteMap,
         EPERM,
         "The process is in no new user namespace, or its map was written before; or it maps ids that are not the writer's own, "
-        "for which the writer needs CAP_SETUID or CAP_SETGID in the parent namespace; or a plain user maps a group while "
-        "setgroups is allowed; or a security module confines user namespaces of plain users (Ubuntu: "
-        "kernel.apparmor_restrict_unprivileged_userns).",
-        "Unshare Namespace.USER first. Write each map once; as a plain user map one id, your own, and groups with "
-        "deny_setgroups=True.",
+        "for which the writer needs CAP_SETUID or CAP_SETGID in the parent namespace, or id 0 there, for which it needs "
+        f"CAP_SETFCAP; or a plain user maps a group while setgroups is allowed; or {SECURITY_MODULE}.",
+        "Unshare Namespace.USER first. Write each map once; as a plain user map your own id and subordinate ones (as "
+        f"Identity.subordinate does), and groups with deny_setgroups=True; as root, have CAP_SETFCAP.{ASK_THE_DOCTOR}",
     ),
     _Explanation(
         WriteMap,
@@ -174,6 +195,18 @@ _EXPLANATIONS = (
         "Write the maps while the process lives.",
     ),
     _Explanation(
+        WriteMap,
+        EACCES,
+        "The process belongs to another user, or may not be looked into (PR_SET_DUMPABLE, prctl(2)).",
+        "Write its maps as that user, or as root.",
+    ),
+    _Explanation(
+        SetClockOffset,
+        ENOENT,
+        "This kernel has no time namespaces.",
+        "Take one that has them: Linux 5.6, with CONFIG_TIME_NS.",
+    ),
+    _Explanation(
         SetClockOffset,
         ERANGE,
         "With this offset the clock would stand below zero, or too far ahead.",
@@ -194,9 +227,8 @@ _EXPLANATIONS = (
     _Explanation(
         SetPropagation,
         EPERM,
-        "The worker lacks CAP_SYS_ADMIN over its mount namespace; or a security module confines user namespaces of plain users "
-        "(Ubuntu: kernel.apparmor_restrict_unprivileged_userns).",
-        "Make a user namespace too (add Namespace.USER), run as root, or allow user namespaces.",
+        f"The worker lacks CAP_SYS_ADMIN over its mount namespace; or {SECURITY_MODULE}.",
+        f"Make a user namespace too (add Namespace.USER), or run as root.{ASK_THE_DOCTOR}",
     ),
     *(
         _Explanation(
@@ -286,12 +318,18 @@ _EXPLANATIONS = (
         "The namespace to be named is neither the app's own nor one below it, or there is none above the initial one.",
         "Ask from a program that runs further up.",
     ),
-    *(_Explanation(*each) for each in MOUNT_REASONS),
+    *(_Explanation(each.request, each.errno, each.cause, each.remedy, calls=each.calls) for each in MOUNT_REASONS),
     _Explanation(
         Request,
         ENOSYS,
         "This kernel has no such system call, or a seccomp filter (Docker) hides it.",
         "Use a newer kernel; in Docker, allow it (--security-opt seccomp=unconfined).",
+    ),
+    _Explanation(
+        Request,
+        EPERM,
+        f"The worker lacks a capability for this, or a seccomp filter forbids it, or {SECURITY_MODULE}.",
+        f"Open the worker in a user namespace (add Namespace.USER), or run as root.{ASK_THE_DOCTOR}",
     ),
     _Explanation(
         Request,

@@ -44,12 +44,16 @@ class Reason(NamedTuple):
     errno: int
     cause: str
     remedy: str
+    calls: str = ""
 
 
-_MAY_NOT_MOUNT = (
-    "The worker lacks CAP_SYS_ADMIN in the user namespace that owns its mount namespace, or a security module says no ("
-    "Docker's AppArmor profile; Ubuntu: kernel.apparmor_restrict_unprivileged_userns)"
+SECURITY_MODULE = (
+    "a security module takes its capabilities (Docker's AppArmor profile; Ubuntu: kernel.apparmor_restrict_unprivileged_userns)"
 )
+ASK_THE_DOCTOR = " `aions doctor` tells what this machine forbids."
+"""How a remedy ends for what the doctor may find."""
+
+_MAY_NOT_MOUNT = f"The worker lacks CAP_SYS_ADMIN in the user namespace that owns its mount namespace, or {SECURITY_MODULE}"
 _MAY_MOUNT = "Give it mounts of its own (Namespace.USER | Namespace.MOUNT), or run as root"
 _LOCKED = "it is locked, because it comes from a more privileged namespace"
 _HIDDEN = "without what is mounted below it would show what a more privileged namespace has hidden there"
@@ -58,14 +62,19 @@ _NO_DIRECTORY = (
     "Give a path that exists in the worker's mount namespace and below its root.",
 )
 _MAY_NOT_NAME = (
-    "The worker lacks CAP_SYS_ADMIN in the user namespace that owns its UTS namespace.",
-    "Give it names of its own (Namespace.USER | Namespace.UTS), or run as root.",
+    f"The worker lacks CAP_SYS_ADMIN in the user namespace that owns its UTS namespace, or {SECURITY_MODULE}.",
+    f"Give it names of its own (Namespace.USER | Namespace.UTS), or run as root.{ASK_THE_DOCTOR}",
 )
 _LONG_NAME = ("The name is longer than 64 bytes.", "Take a shorter one.")
 _UNKNOWN_TYPE = (
     "The kernel does not know a file system of this type; or its module is not loaded, which a plain user cannot have done.",
     "Look into /proc/filesystems; load the module (modprobe) as root of the host.",
 )
+_TOO_MANY = (
+    "There are as many mounts in the mount namespace as there may be (fs.mount-max).",
+    "Unmount some, bind with recursive=False, or raise the limit (sysctl -w fs.mount-max=…).",
+)
+_BAD_OPTION = "The file system does not take an option, or not with this value"
 _NOT_OPEN = ("The descriptor is not open, or is not one of a mount.", "Pass a MountTree that was not closed.")
 _NOT_A_PATH = (
     "A part of the path is no directory.",
@@ -78,7 +87,8 @@ MOUNT_REASONS = (
         EPERM,
         f"{_MAY_NOT_MOUNT}; or plain users may not mount this file system; or an attribute is to go that is locked, because a "
         "more privileged namespace has set it.",
-        f"{_MAY_MOUNT}; as a plain user take one of the file systems that are made for it (tmpfs, overlay, proc, sysfs, FUSE).",
+        f"{_MAY_MOUNT}; as a plain user take one of the file systems that are made for it (tmpfs, overlay, proc, sysfs, FUSE)."
+        f"{ASK_THE_DOCTOR}",
     ),
     Reason(
         Mount,
@@ -91,6 +101,7 @@ MOUNT_REASONS = (
         Mount, EBUSY, "It is mounted there already, or files on it are open for writing.", "Mount it somewhere else, or once."
     ),
     Reason(Mount, ENODEV, *_UNKNOWN_TYPE),
+    Reason(Mount, ENOSPC, *_TOO_MANY),
     Reason(
         Mount, ENOENT, "Source or target is not there, where the worker is.", "Make them first; bind_mount makes its target."
     ),
@@ -107,8 +118,8 @@ MOUNT_REASONS = (
         "It is in use: it has open files, a process has its working directory there, or something is mounted below it.",
         "Unmount what is below it first, or take it away with detach=True.",
     ),
-    Reason(Unmount, EPERM, f"{_MAY_NOT_MOUNT}.", f"{_MAY_MOUNT}."),
-    Reason(OpenTree, EPERM, f"{_MAY_NOT_MOUNT}.", f"{_MAY_MOUNT}."),
+    Reason(Unmount, EPERM, f"{_MAY_NOT_MOUNT}.", f"{_MAY_MOUNT}.{ASK_THE_DOCTOR}"),
+    Reason(OpenTree, EPERM, f"{_MAY_NOT_MOUNT}.", f"{_MAY_MOUNT}.{ASK_THE_DOCTOR}"),
     Reason(OpenTree, EINVAL, f"A copy {_HIDDEN}; or it is unbindable.", "Copy with recursive=True."),
     Reason(OpenTree, ENOENT, *_NO_DIRECTORY),
     Reason(
@@ -125,19 +136,20 @@ MOUNT_REASONS = (
         "The tree is attached already, and would come to lie on itself.",
         "Open another copy for each place.",
     ),
-    Reason(MoveMount, EPERM, f"{_MAY_NOT_MOUNT}.", f"{_MAY_MOUNT}."),
+    Reason(MoveMount, EPERM, f"{_MAY_NOT_MOUNT}.", f"{_MAY_MOUNT}.{ASK_THE_DOCTOR}"),
     Reason(
         MoveMount, ENOENT, "The target is not there, where the worker is.", "Make it first; bind_mount does that by itself."
     ),
     Reason(MoveMount, ENOTDIR, *_NOT_A_PATH),
     Reason(MoveMount, EBADF, *_NOT_OPEN),
+    Reason(MoveMount, ENOSPC, *_TOO_MANY),
     Reason(
         SetMountAttributes,
         EPERM,
         f"{_MAY_NOT_MOUNT}; or an attribute is to go that is locked, because a more privileged namespace has set it. For "
         "id-mapping it takes CAP_SYS_ADMIN where the file system was mounted, which on a file system of the host's only "
-        "root has.",
-        f"{_MAY_MOUNT}; leave attributes set that were set outside.",
+        "root has; and in the user namespace that is given.",
+        f"{_MAY_MOUNT}; leave attributes set that were set outside.{ASK_THE_DOCTOR}",
     ),
     Reason(
         SetMountAttributes,
@@ -150,14 +162,13 @@ MOUNT_REASONS = (
     Reason(SetMountAttributes, ENOENT, *_NO_DIRECTORY),
     Reason(SetMountAttributes, EBADF, *_NOT_OPEN),
     Reason(NewMount, ENODEV, *_UNKNOWN_TYPE),
-    Reason(
-        NewMount, EINVAL, "The file system does not take an option, or not with this value.", "See what it says of that, above."
-    ),
+    Reason(NewMount, EINVAL, f"{_BAD_OPTION}.", "See what it says of that, above."),
     Reason(
         NewMount,
         EPERM,
         f"{_MAY_NOT_MOUNT}; or plain users may not mount this file system.",
-        f"{_MAY_MOUNT}; as a plain user take one of the file systems that are made for it (tmpfs, overlay, proc, sysfs, FUSE).",
+        f"{_MAY_MOUNT}; as a plain user take one of the file systems that are made for it (tmpfs, overlay, proc, sysfs, FUSE)."
+        f"{ASK_THE_DOCTOR}",
     ),
     Reason(
         PivotRoot,
@@ -167,7 +178,7 @@ MOUNT_REASONS = (
         "Bind the new root on itself first (bind_mount), with propagation private or slave.",
     ),
     Reason(PivotRoot, EBUSY, "The new root is the root, or on the same mount.", "Bind it on itself first (bind_mount)."),
-    Reason(PivotRoot, EPERM, f"{_MAY_NOT_MOUNT}.", f"{_MAY_MOUNT}."),
+    Reason(PivotRoot, EPERM, f"{_MAY_NOT_MOUNT}.", f"{_MAY_MOUNT}.{ASK_THE_DOCTOR}"),
     Reason(PivotRoot, ENOENT, *_NO_DIRECTORY),
     Reason(ChangeRoot, ENOENT, *_NO_DIRECTORY),
     Reason(ChangeRoot, ENOTDIR, *_NO_DIRECTORY),
@@ -208,6 +219,13 @@ MOUNT_REASONS = (
         "A cgroup of version 2 that controls resources of those below it cannot have processes itself.",
         "Join one of those below it.",
     ),
+    Reason(JoinCgroup, ENOTDIR, "A part of the path is no directory.", "Give the directory of a cgroup, not a file in it."),
+    Reason(
+        JoinCgroup,
+        EROFS,
+        "The cgroup file system is mounted read-only, as it is in most containers.",
+        "Have it mounted writable (Docker: --cgroupns=private and a writable /sys/fs/cgroup), or do without.",
+    ),
     Reason(JoinCgroup, EOPNOTSUPP, "The cgroup is threaded, or its parent is: it takes no whole process.", "Join another."),
     Reason(JoinCgroup, ENOSPC, "The cgroup has no CPUs or no memory (cpuset).", "Write its cpuset.cpus and cpuset.mems first."),
     Reason(
@@ -235,17 +253,30 @@ MOUNT_REASONS = (
         EPERM,
         f"{_MAY_NOT_MOUNT}. A new proc takes a new pid namespace, a new sysfs a new network namespace, and each that nothing "
         "of the one outside is hidden by other mounts (as Docker does).",
-        f"{_MAY_MOUNT}. Add Namespace.PID or Namespace.NETWORK; or have what there is bound instead (fallback=True).",
+        f"{_MAY_MOUNT}. Add Namespace.PID or Namespace.NETWORK; or have what there is bound instead "
+        f"(fallback=True).{ASK_THE_DOCTOR}",
+    ),
+    Reason(Attach, ENODEV, *_UNKNOWN_TYPE),
+    Reason(Attach, ENOSPC, *_TOO_MANY),
+    Reason(
+        Attach,
+        EBUSY,
+        "The upper or the work directory of an overlay is in use by another one.",
+        "Give each overlay directories of its own.",
     ),
     Reason(
         Attach,
         EINVAL,
-        f"One of source and target is a directory and the other is not. Or a copy {_HIDDEN}: this goes for the lower "
-        f"directories "
-        "of an overlay as well, when the worker is in a user namespace. "
-        "Or the upper or work directory of an overlay is on a file system that cannot be one; or the root is in a chroot, or "
-        "on the initial ramdisk.",
-        "Mount directories on directories, and files on files. Bind with recursive=True; have overlays of directories without "
-        "mounts below them, one by one.",
+        f"{_BAD_OPTION}. Or the upper or work directory of an overlay is on a file system that cannot be one, or the two are "
+        f"on different mounts; or, in a user namespace, a copy of a lower directory {_HIDDEN}.",
+        "See what it says of that, above. Have overlays of directories without mounts below them, one by one.",
+        "fsconfig",
+    ),
+    Reason(
+        Attach,
+        EINVAL,
+        f"One of source and target is a directory and the other is not. Or a copy {_HIDDEN}. Or the root is in a chroot, or on "
+        "the initial ramdisk.",
+        "Mount directories on directories, and files on files. Bind with recursive=True.",
     ),
 )

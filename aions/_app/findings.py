@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from aions._app.explain_mounts import ASK_THE_DOCTOR
+
 
 class Verdict(enum.Enum):
     """How well something works here."""
@@ -39,7 +41,7 @@ def missing(subject: str, why: str, remedy: str | None = None) -> Finding:
 def refused(subject: str, error: Exception, remedy: str | None = None) -> Finding:
     """Make a finding of an error: of the call that its notes name, why it was refused, and what helps."""
     notes: list[str] = getattr(error, "__notes__", [])
-    remedies = [note.removeprefix("Remedy: ") for note in notes if note.startswith("Remedy: ")]
+    remedies = [note.removeprefix("Remedy: ").removesuffix(ASK_THE_DOCTOR) for note in notes if note.startswith("Remedy: ")]
     reasons = [note.removeprefix("Probable cause: ") for note in notes[1:] if not note.startswith("Remedy: ")]
     said = str(error)
     if isinstance(error, OSError) and notes:

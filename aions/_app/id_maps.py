@@ -63,7 +63,11 @@ def _pieces(mapping: M, extents: list[tuple[int, int]]) -> Iterator[M]:
         first = mapping.outside + done
         index = bisect_right(extents, (first, 2**32)) - 1
         if index < 0 or extents[index][1] <= first:
-            raise ValueError(f"{mapping!r}: the namespace to map from has no id {first} (see its uid_map and gid_map)")
+            error = ValueError(f"{mapping!r}: the namespace to map from has no id {first} (see its uid_map and gid_map)")
+            error.add_note(
+                "Remedy: map others; or have this one mapped by who made the user namespace of the app (a container's)."
+            )
+            raise error
         count = min(extents[index][1] - first, mapping.count - done)
         yield type(mapping)(mapping.inside + done, first, count)
         done += count

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from aions._app import id_maps, newidmap
+from aions._app import credentials, id_maps, newidmap
 from aions._app.connection import Connection
+from aions._app.id_maps import M
 from aions._app.identity import Identity
 from aions._app.link import Link
 from aions._app.newidmap import Launch
@@ -14,19 +15,31 @@ from aions._types import GroupMapping, UserMapping
 from aions._wire import codec
 from aions._wire.messages import BecomeRoot, Done, Prepare, Prepared, WriteMap
 
+Ids = tuple[tuple[int, ...], tuple[int, ...]]
+"""A user's ids and a group's: real, effective and saved ones."""
+
 
 async def write(
-    worker: Link, pid: int | None, file: str, mappings: Iterable[UserMapping], deny_setgroups: bool = False
+    worker: Link,
+    pid: int | None,
+    file: str,
+    mappings: Iterable[UserMapping],
+    deny_setgroups: bool = False,
+    launch: Launch | None = None,
 ) -> None:
     """Write one map of a process, of the worker itself where pid is None.
 
     KERNEL: the writer must be in the namespace itself or in its parent, and it is the opener's namespace that counts. From the
     parent it may map what it has the capability for; from inside, one id at the most. So the forkserver tries first, then the
-    workers that this one was forked from, then the worker itself. A refused write leaves no trace, and can be tried again.
+    workers that this one was forked from, then the worker itself; then, if there is a `launch` for it, newuidmap(1) or
+    newgidmap(1). A refused write leaves no trace, and can be tried again.
     """
     worker.check_open()
+    mappings = list(mappings)
     setgroups = WriteMap.DENIED if deny_setgroups else WriteMap.KEPT
-    await _write(worker, WriteMap(worker.child.pid if pid is None else pid, file, id_maps.map_text(mappings), setgroups))
+    step = WriteMap(worker.child.pid if pid is None else pid, file, id_maps.map_text(mappings), setgroups)
+    own = os.getresuid() if file == "uid_map" else os.getresgid()
+    await _write_or_have_written(worker, step, mappings, own, launch)
 
 
 async def _write(worker: Link, request: WriteMap) -> None:
@@ -51,12 +64,28 @@ def _lineage(worker: Link) -> Iterator[Connection]:
     yield worker
 
 
-def in_parent(identity: Identity) -> Identity:
-    """Fit an identity to the app's own user namespace, the parent of the one that it is for.
+async def fitted(worker: Link, identity: Identity, is_entered: bool) -> tuple[Identity, Ids]:
+    """Fit an identity to the user namespace that a worker is in, and say who the app is there.
+
+    Args:
+        worker: it is to make a user namespace inside of that one.
+        identity: what is to be fitted.
+        is_entered: it has entered the user namespace. The app's own ids, if no others are mapped, stand for its own there.
 
     Raises:
         ValueError: it maps ids that are not there, or is too long once it is split.
     """
+    app = os.getresuid(), os.getresgid()
+    if not is_entered:
+        return _in_apps_own(identity), app
+    status = await credentials.read(worker, None)
+    there = status.users[:3], status.groups[:3]
+    users = _renamed(identity.user_mappings, app[0], there[0])
+    groups = _renamed(identity.group_mappings, app[1], there[1])
+    return Identity(users, groups, identity.setgroups, identity.owner), there
+
+
+def _in_apps_own(identity: Identity) -> Identity:
     users = id_maps.fitted(identity.user_mappings, id_maps.read_own("uid_map", UserMapping))
     groups = id_maps.fitted(identity.group_mappings, id_maps.read_own("gid_map", GroupMapping))
     if (users, groups) == (identity.user_mappings, identity.group_mappings):
@@ -64,31 +93,37 @@ def in_parent(identity: Identity) -> Identity:
     return Identity(users, groups, identity.setgroups, identity.owner)
 
 
-async def assume(worker: Link, identity: Identity, launch: Launch) -> None:
+def _renamed(mappings: Sequence[M], own: tuple[int, ...], there: tuple[int, ...]) -> Sequence[M]:
+    return [type(mappings[0])(mappings[0].inside, there[1], 1)] if _is_ones_own(mappings, own) else mappings
+
+
+async def assume(worker: Link, identity: Identity, own: Ids, launch: Launch) -> None:
     """Give a worker that has just made a user namespace its identity.
 
     Args:
         worker: a child of the forkserver.
-        identity: as `in_parent` makes it.
+        identity: as `fitted` makes it.
+        own: who the app was where the worker has made it.
         launch: forks a worker where the app is, for newuidmap(1) and newgidmap(1), should they be needed.
     """
-    steps = list(_steps(worker.child.pid, identity))
+    mapped = {"uid_map": (identity.user_mappings, own[0]), "gid_map": (identity.group_mappings, own[1])}
+    steps = list(_steps(worker.child.pid, identity, own[1]))
     for step in steps[await _count_of_those_done_at_once(worker.forkserver, steps) :]:
-        await _write_or_have_written(worker, step, identity, launch)
-    own = (os.getresuid(), os.getresgid()) if identity.owner is None else [(number,) for number in identity.owner]
-    users, groups = map(_inside, (identity.user_mappings, identity.group_mappings), own)
+        await _write_or_have_written(worker, step, *mapped.get(step.file, ((), ())), launch)
+    ids = own if identity.owner is None else [(number,) for number in identity.owner]
+    users, groups = map(_inside, (identity.user_mappings, identity.group_mappings), ids)
     if None in users | groups or (identity.group_mappings and set(os.getgroups()) - {os.getegid()}):
         await worker.call(BecomeRoot(None in users, None in groups), Done)
 
 
-def _steps(pid: int, identity: Identity) -> Iterator[WriteMap]:
+def _steps(pid: int, identity: Identity, own_group: tuple[int, ...]) -> Iterator[WriteMap]:
     """Yield what is to be written. Where one group cannot be mapped otherwise, setgroups is denied."""
     if identity.user_mappings:
         yield WriteMap(pid, "uid_map", id_maps.map_text(identity.user_mappings), WriteMap.KEPT)
     if identity.setgroups is False:
         yield WriteMap(pid, "setgroups", "deny", WriteMap.KEPT)
     if identity.group_mappings:
-        may_be_denied = identity.setgroups is None and _is_one_id(identity.group_mappings)
+        may_be_denied = identity.setgroups is None and _is_ones_own(identity.group_mappings, own_group)
         setgroups = WriteMap.IF_NEED_BE if may_be_denied else WriteMap.KEPT
         yield WriteMap(pid, "gid_map", id_maps.map_text(identity.group_mappings), setgroups)
 
@@ -101,15 +136,16 @@ async def _count_of_those_done_at_once(forkserver: Connection, steps: Sequence[W
     return prepared.step if prepared.errno else len(steps)
 
 
-async def _write_or_have_written(worker: Link, step: WriteMap, identity: Identity, launch: Launch) -> None:
-    """Write one file; where the plain way is not allowed, and it is about more than one id, by a setuid program."""
+async def _write_or_have_written(
+    worker: Link, step: WriteMap, mappings: Sequence[UserMapping], own: tuple[int, ...], launch: Launch | None
+) -> None:
+    """Write one file; where the plain way is not allowed, and it is about more than one's own id, by a setuid program."""
     try:
         await _write(worker, step)
     except PermissionError as error:
-        mappings = {"uid_map": identity.user_mappings, "gid_map": identity.group_mappings}.get(step.file, ())
-        if not mappings or _is_one_id(mappings):
+        if launch is None or not mappings or _is_ones_own(mappings, own):
             raise
-        await newidmap.write(worker, step.file, mappings, launch, error)
+        await newidmap.write(step.pid, step.file, mappings, launch, error)
 
 
 def _inside(mappings: Sequence[UserMapping], numbers: tuple[int, ...]) -> set[int | None]:
@@ -117,5 +153,6 @@ def _inside(mappings: Sequence[UserMapping], numbers: tuple[int, ...]) -> set[in
     return {id_maps.inward(mappings, number) for number in numbers}
 
 
-def _is_one_id(mappings: Sequence[UserMapping]) -> bool:
-    return len(mappings) == 1 and mappings[0].count == 1
+def _is_ones_own(mappings: Sequence[UserMapping], own: tuple[int, ...]) -> bool:
+    """Whether one's own id is mapped and no other."""
+    return [(mapping.outside, mapping.count) for mapping in mappings] == [(own[1], 1)]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import enum
-import os
 import posixpath
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
-from aions._app.text import StrOrBytesPath, text
+from aions._app.text import StrOrBytesPath, absolute, text
 from aions._wire.messages import Attach
 
 
@@ -95,9 +94,9 @@ _USUAL = MountAttribute.NOSUID | MountAttribute.NODEV
 class Bind(Mount):
     """Have a file or directory of the app's appear at another place, with the mounts below it.
 
-    `source` is looked up before the root changes, a relative one in the app's working directory. `read_only` holds for the
-    mounts below it as well. Without `recursive` those below are left out, which the kernel refuses (EINVAL) where it would bare
-    what a more privileged namespace has hidden.
+    `source` is looked up before the root changes (with `enter`, in the mount namespace that is entered), a relative one in the
+    app's working directory. `read_only` holds for the mounts below it as well. Without `recursive` those below are left out,
+    which the kernel refuses (EINVAL) where it would bare what a more privileged namespace has hidden.
     """
 
     source: StrOrBytesPath
@@ -108,18 +107,28 @@ class Bind(Mount):
 
     def _attach(self) -> Attach:
         kind = "rbind" if self.recursive else "bind"
-        return Attach(kind, _target(self.target), (_source(self.source),), (), _attributes(self.read_only))
+        return Attach(kind, _target(self.target), (absolute(self.source),), (), _attributes(self.read_only))
 
 
 @dataclass(frozen=True)
 class Tmpfs(Mount):
-    """A new, empty file system in memory. `size` is its limit in bytes; None is half of the memory. `mode` is of its root."""
+    """A new, empty file system in memory. `size` is its limit in bytes; None is half of the memory. `mode` is of its root.
+
+    Raises:
+        ValueError: a size or a mode that the kernel would take for another.
+    """
 
     target: StrOrBytesPath
     _: KW_ONLY
     size: int | None = None
     mode: int = 0o1777
     read_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not 0 < self.size < 2**63:
+            raise ValueError(f"a tmpfs has room for 1 … {2**63 - 1} bytes, not {self.size}")
+        if not 0 <= self.mode <= 0o7777:
+            raise ValueError(f"a mode is 0 … 0o7777, not {self.mode:#o}")
 
     def _attach(self) -> Attach:
         options = (f"mode={self.mode:o}", *(() if self.size is None else (f"size={self.size}",)))
@@ -156,8 +165,8 @@ class Overlay(Mount):
     def _attach(self) -> Attach:
         options: tuple[str, ...] = ()
         if self.upper is not None and self.work is not None:
-            options = f"upperdir={_source(self.upper)}", f"workdir={_source(self.work)}"
-        return Attach("overlay", _target(self.target), tuple(map(_source, self.lower)), options, _attributes(self.read_only))
+            options = f"upperdir={absolute(self.upper)}", f"workdir={absolute(self.work)}"
+        return Attach("overlay", _target(self.target), tuple(map(absolute, self.lower)), options, _attributes(self.read_only))
 
 
 @dataclass(frozen=True)
@@ -209,10 +218,6 @@ class Dev(Mount):
 
 def _attributes(read_only: bool, others: MountAttribute = MountAttribute(0)) -> int:  # noqa: B008
     return (others | MountAttribute.RDONLY if read_only else others).value
-
-
-def _source(path: StrOrBytesPath) -> str:
-    return text(os.path.abspath(path))
 
 
 def _target(path: StrOrBytesPath) -> str:

@@ -140,7 +140,7 @@ class Mounting:
             clear: what it is not to have any more.
             propagation: how mounts below it spread.
             user_namespace: a descriptor of a user namespace, by whose maps the mount's owners show (an id-mapped mount). The
-                mount must be a detached copy.
+                mount must be a detached copy, and the worker needs CAP_SYS_ADMIN in that user namespace, too.
             recursive: include the mounts below it.
 
         Raises:

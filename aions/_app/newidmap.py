@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from subprocess import DEVNULL, CompletedProcess
 from typing import TYPE_CHECKING
 
-from aions._app.link import Link
 from aions._types import UserMapping
 
 if TYPE_CHECKING:
@@ -20,8 +19,8 @@ Launch = Callable[[], Awaitable["Worker"]]
 """Forks a worker where the app is. It is closed by whoever has it forked."""
 
 
-async def write(worker: Link, file: str, mappings: Sequence[UserMapping], launch: Launch, refused: PermissionError) -> None:
-    """Have a map of a worker written by the program for that file.
+async def write(pid: int, file: str, mappings: Sequence[UserMapping], launch: Launch, refused: PermissionError) -> None:
+    """Have a map of a process written by the program for that file.
 
     Raises:
         PermissionError: the one that `refused` the plain way, with a note of why this way did not work either.
@@ -34,7 +33,7 @@ async def write(worker: Link, file: str, mappings: Sequence[UserMapping], launch
         raise refused
     launcher = await launch()
     try:
-        done = await _run(launcher, program, worker, mappings)
+        done = await _run(launcher, program, pid, mappings)
     finally:
         await launcher.aclose()
     if done.returncode:
@@ -46,12 +45,12 @@ async def write(worker: Link, file: str, mappings: Sequence[UserMapping], launch
         raise refused
 
 
-async def _run(launcher: Worker, program: str, worker: Link, mappings: Sequence[UserMapping]) -> CompletedProcess[bytes]:
-    """Name the worker by a descriptor of its /proc directory; by its pid where that is not understood (shadow before 4.14)."""
+async def _run(launcher: Worker, program: str, pid: int, mappings: Sequence[UserMapping]) -> CompletedProcess[bytes]:
+    """Name the process by a descriptor of its /proc directory; by its pid where that is not understood (shadow before 4.14)."""
     numbers = [str(number) for mapping in mappings for number in (mapping.inside, mapping.outside, mapping.count)]
-    directory = os.open(f"/proc/{worker.child.pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for target in (f"fd:{directory}", str(worker.child.pid)):
+        for target in (f"fd:{directory}", str(pid)):
             done = await launcher.run_process(
                 [program, target, *numbers], stdin=DEVNULL, pass_fds=[directory], check=False, cwd="/"
             )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 from aions._app import credentials, maps, membership, preloading, preparing
 from aions._app.capabilities import Capabilities
 from aions._app.current import being_current
-from aions._app.home import Home, current_home
+from aions._app.home import current_home
 from aions._app.identity import Identity, IdentityLike
 from aions._app.mount_values import Mount, Propagation
 from aions._app.preparing import Limits
 from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
-from aions._app.worker import Worker
+from aions._app.worker import Worker, launched
 from aions._types import Clock, Namespace, Namespaces, combine
 from aions._wire.messages import BecomeOwner, SetLoopbackUp, Unshare
 
@@ -52,6 +51,8 @@ async def open_worker(
             orphans there.
         identity: with USER, who the app is inside: an `Identity`, or a function that makes one then. If it maps others than the
             app's user and group, the worker is root there. Other groups of the app's are dropped if setgroups(2) is allowed.
+            In a user namespace that is entered, outside ids are those that it has; the app's own, mapped alone, mean the
+            worker's own there.
         capabilities: the only ones that may be left, as for `Worker.restrict`, which is called last.
         keep_capabilities: let commands that are not root keep them.
         no_new_privs: let no program give more.
@@ -64,8 +65,8 @@ async def open_worker(
         root: with MOUNT, the directory that becomes the root (by pivot_root, so that the old root is gone). The working
             directory is then "/".
         mount_proc: with MOUNT and PID, mount the new pid namespace's proc: True means at /proc. It is `Proc` with its fallback.
-        mounts: with MOUNT, what else is mounted, in this order; sources are still those of the app. One at "/" becomes the
-            root.
+        mounts: with MOUNT, what else is mounted, in this order; sources are still those of the app, or of the mount namespace
+            that is entered. One at "/" becomes the root.
         clock_offsets: with TIME, by how many seconds clocks are ahead inside.
         cgroup: a directory of the cgroup file system, or one of each hierarchy, which the worker and what it starts belong to.
             A new CGROUP namespace has it as its root.
@@ -106,11 +107,13 @@ async def open_worker(
             await preparing.prepare(link, limits)
             for each in entering:
                 entered |= await membership.enter(link, *(each if isinstance(each, tuple) else (each,)))
+        if Namespace.USER in kinds:
+            who, own = await maps.fitted(link, who, Namespace.USER in entered)
         if kinds:
             link.leaves(kinds)
         await preparing.prepare(link, moving if entering else [*limits, *moving])
         if Namespace.USER in kinds:
-            await maps.assume(link, who, partial(_launched, home))
+            await maps.assume(link, who, own, launched)
         if (kinds | entered) & (Namespace.PID | Namespace.TIME):
             outside, link = link, await link.fork()  # these two are for children
             outside.inside = link
@@ -120,10 +123,6 @@ async def open_worker(
         worker = Worker(link)
         with being_current(home, worker):
             yield worker
-
-
-async def _launched(home: Home) -> Worker:
-    return Worker(await home.fork())
 
 
 def _kinds(unshare: Namespaces) -> Namespace:
@@ -136,7 +135,7 @@ def _kinds(unshare: Namespaces) -> Namespace:
 
 def _identity(kinds: Namespace, identity: IdentityLike) -> Identity:
     if Namespace.USER in kinds:
-        return maps.in_parent(identity if isinstance(identity, Identity) else identity())
+        return identity if isinstance(identity, Identity) else identity()
     if identity != Identity.root:
         raise ValueError("an identity is for a new user namespace: add Namespace.USER to unshare")
     return Identity()

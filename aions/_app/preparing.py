@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from aions._app.explain import explain, refusal
 from aions._app.link import Link
 from aions._app.membership import clock_offset
 from aions._app.mount_values import Bind, Mount, Proc, Propagation
-from aions._app.text import StrOrBytesPath, text
+from aions._app.text import StrOrBytesPath, absolute, text
 from aions._types import Clock, Namespace
 from aions._wire import codec
 from aions._wire.messages import JoinCgroup, Prepare, Prepared, Request, SetHostName, SetLimit, SetPropagation
@@ -31,7 +32,7 @@ async def prepare(worker: Link, steps: Sequence[Request]) -> None:
         return
     prepared = await worker.call(Prepare(tuple(codec.encode(0, step).decode() for step in steps)), Prepared)
     for note in prepared.notes:
-        warnings.warn(note, RuntimeWarning, stacklevel=2)
+        warnings.warn(note, RuntimeWarning, stacklevel=4)  # this, open_worker, contextlib, and who opens it
     if prepared.errno:
         step = steps[min(prepared.step, len(steps) - 1)]
         error = refusal(prepared.errno, prepared.path)
@@ -45,15 +46,24 @@ def limits_and_cgroups(rlimits: Limits, cgroup: StrOrBytesPath | Iterable[StrOrB
     """Make the steps that take what the app may, before the worker is in a user namespace."""
     cgroups = [cgroup] if isinstance(cgroup, str | bytes | os.PathLike) else cgroup
     return [
-        *(JoinCgroup(text(os.path.abspath(directory))) for directory in cgroups),
-        *(SetLimit(limit, *(both if isinstance(both, tuple) else (both, both))) for limit, both in rlimits.items()),
+        *(JoinCgroup(absolute(directory)) for directory in cgroups),
+        *(_limit(limit, *(both if isinstance(both, tuple) else (both, both))) for limit, both in rlimits.items()),
     ]
+
+
+def _limit(limit: int, soft: int, hard: int) -> SetLimit:
+    for number in (soft, hard):
+        if not -1 <= number < 2**63:
+            raise ValueError(f"a limit is 0 … {2**63 - 1}, or -1 for none, not {number}")
+    return SetLimit(limit, soft, hard)
 
 
 def clocks(kinds: Namespace, offsets: Mapping[Clock, float]) -> list[Request]:
     """Make the steps between the time namespace and the first process in it."""
     if offsets and Namespace.TIME not in kinds:
         raise ValueError("clock offsets are for a new time namespace: add Namespace.TIME to unshare")
+    if not all(map(math.isfinite, offsets.values())):
+        raise ValueError("a clock can be ahead by a finite number of seconds only")
     return [clock_offset(clock, *divmod(round(offset * 10**9), 10**9)) for clock, offset in offsets.items()]
 
 

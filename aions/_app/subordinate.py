@@ -18,6 +18,9 @@ _SOURCES = re.compile(r"^\s*subid\s*:\s*(.*?)\s*(?:#.*)?$", re.MULTILINE)
 END = 2**32 - 1
 """One more than the highest id."""
 
+_LEAST, _ENOUGH = 100_000, 65_536
+"""Where useradd(8) begins to hand out ids, and how many it gives each user."""
+
 FILES = {"user": "subuid", "group": "subgid"}
 
 
@@ -32,11 +35,20 @@ def ranges(kind: str, etc: Path = Path("/etc")) -> list[range]:
     found = _by_getsubids(kind, names) if _has_another_source(etc) else _in_file(etc / FILES[kind], names)
     usable = list(_disjoint(part for part in found if part and part.stop <= END))
     if not usable:
-        raise AionsError(
-            f"user {'/'.join(sorted(names))} has no subordinate {kind} ids (/etc/{FILES[kind]}); root gives some with: "
-            f"usermod --add-{FILES[kind]}s 100000-165535 NAME"
-        )
+        error = AionsError(f"user {'/'.join(sorted(names))} has no subordinate {kind} ids (/etc/{FILES[kind]})")
+        error.add_note(f"Remedy: {_how_to_get_some(etc)}")
+        raise error
     return usable
+
+
+def _how_to_get_some(etc: Path) -> str:
+    """Return what gives the user ids that nobody else has: who shares them owns the other's files."""
+    names = _login_names(os.geteuid())
+    if not names:
+        return f"useradd --uid {os.geteuid()} NAME (newuidmap serves only who has an account)"
+    first = max([_LEAST, *(part.stop for file in FILES.values() for part in _in_file(etc / file))])
+    free = f"{first}-{first + _ENOUGH - 1}"
+    return f"usermod --add-subuids {free} --add-subgids {free} {names[0]}"
 
 
 def without(parts: Iterable[range], taken: range) -> Iterator[range]:
@@ -64,14 +76,15 @@ def _has_another_source(etc: Path) -> bool:
     return any(source not in ("", "files") for source in sources)
 
 
-def _in_file(path: Path, names: set[str]) -> Iterator[range]:
+def _in_file(path: Path, names: set[str] | None = None) -> Iterator[range]:
+    """Yield the ranges of a user; without names those of everybody."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return
     for line in lines:
         match = _LINE.fullmatch(line)
-        if match is not None and match[1] in names:
+        if match is not None and (names is None or match[1] in names):
             yield range(int(match[2]), int(match[2]) + int(match[3]))
 
 

@@ -28,7 +28,7 @@ def all_findings(root: Path = Path("/")) -> list[Finding]:
 
 
 def why_no_user_namespace(root: Path = Path("/")) -> str | None:
-    """Return the command that mends the most probable reason why user namespaces are refused."""
+    """Return the command that mends the most probable reason why user namespaces are refused, or are of no use."""
     for finding in (_debian(root), _apparmor(root), _quotas(root), _seccomp(root)):
         if finding.remedy is not None:
             return finding.remedy

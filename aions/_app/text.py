@@ -23,6 +23,17 @@ def text(value: StrOrBytesPath) -> str:
     return written
 
 
+def absolute(path: StrOrBytesPath) -> str:
+    """Write down a path from the root on.
+
+    Raises:
+        ValueError: it is empty, and would come to mean the working directory; or it has a null byte in it.
+    """
+    if not os.fspath(path):
+        raise ValueError("an empty path")
+    return text(os.path.abspath(path))
+
+
 def socket_path(value: StrOrBytesPath) -> str:
     """Write down what may have null bytes, as the names of abstract unix sockets have."""
     if _SPEAKS_UTF8 and isinstance(value, str):

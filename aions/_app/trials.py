@@ -6,7 +6,9 @@ import fcntl
 import os
 import shutil
 from collections.abc import Awaitable, Callable
+from errno import ENOSPC, EPERM
 from subprocess import CalledProcessError
+from typing import Any
 
 from aions._app.findings import Finding, limited, missing, ok, refused
 from aions._app.identity import Identity, IdentityLike
@@ -16,6 +18,9 @@ from aions._app.switches import why_no_user_namespace
 from aions._app.worker import Worker
 from aions._errors import AionsError
 from aions._types import GroupMapping, Namespace, UserMapping
+
+_USES: dict[Namespace, dict[str, Any]] = {Namespace.NETWORK: {"loopback": True}, Namespace.UTS: {"hostname": "aions"}}
+"""What takes capabilities inside: a security module may allow the namespaces, and not these. MOUNT has its propagation."""
 
 _PIDFD_GET_NET_NAMESPACE = 0xFF04
 _PIDFD_GET_INFO = 0xC040FF0B
@@ -32,32 +37,38 @@ async def all_findings() -> list[Finding]:
     return found
 
 
-async def _is_refused(unshare: Namespace, identity: IdentityLike = Identity.root) -> Exception | None:
+async def _is_refused(unshare: Namespace, identity: IdentityLike = Identity.root, **options: Any) -> Exception | None:
     """Open a worker and close it; return why that could not be."""
     try:
-        async with open_worker(unshare=unshare, identity=identity):
+        async with open_worker(unshare=unshare, identity=identity, **options):
             return None
-    except (OSError, AionsError) as error:
+    except (OSError, AionsError, ValueError) as error:
         return error
 
 
 async def _namespace(kind: Namespace) -> Finding:
     subject = f"{kind.kernel_name} namespace"
-    alone = await _is_refused(kind)
+    uses = _USES.get(kind, {})
+    alone = await _is_refused(kind, **uses)
     if alone is None:
         return ok(subject, "works")
     if kind is Namespace.USER:
-        return refused(subject, alone, why_no_user_namespace())
-    inside = await _is_refused(kind | Namespace.USER)
+        return _refused_by_a_switch(subject, alone)
+    inside = await _is_refused(kind | Namespace.USER, **uses)
     if inside is None:
         return ok(subject, "works together with a user namespace")
-    return refused(subject, inside, why_no_user_namespace() if await _is_refused(Namespace.USER) else None)
+    return _refused_by_a_switch(subject, inside)
+
+
+def _refused_by_a_switch(subject: str, error: Exception) -> Finding:
+    """Make a finding of why a namespace is refused; switches and quotas have these two errors."""
+    return refused(subject, error, why_no_user_namespace() if getattr(error, "errno", None) in (EPERM, ENOSPC) else None)
 
 
 async def _tried(subject: str, trial: Callable[[str], Awaitable[Finding]]) -> Finding:
     try:
         return await trial(subject)
-    except (OSError, AionsError) as error:
+    except (OSError, AionsError, ValueError) as error:
         return refused(subject, error)
 
 
@@ -100,11 +111,7 @@ async def _ids(subject: str) -> Finding:
     if error is None:
         count = sum(mapping.count for mapping in Identity.subordinate().user_mappings)
         return ok(subject, f"{count} users: your own and your subordinate ones, by newuidmap")
-    return refused(subject, error, _how_to_get_ids() if isinstance(error, AionsError) else None)
-
-
-def _how_to_get_ids() -> str:
-    return f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {os.environ.get('USER', os.geteuid())}"
+    return refused(subject, error)
 
 
 async def _joining(subject: str) -> Finding:

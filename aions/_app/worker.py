@@ -14,6 +14,7 @@ from aions._app import credentials, files, functions, making, map_reading, maps,
 from aions._app.capabilities import Capabilities
 from aions._app.credentials import Credentials
 from aions._app.descriptor import HasFileno
+from aions._app.home import current_home
 from aions._app.link import Link
 from aions._app.mounting import Mounting
 from aions._app.namespace_file import NamespaceFile
@@ -175,11 +176,12 @@ class Worker(Mounting, Networking):
     async def write_user_mappings(self, pid: int | None, mappings: Iterable[UserMapping]) -> None:
         """Write the uid map of a user namespace; this can be done once.
 
-        Whichever process may writes it: the forkserver, a worker that this one was forked from, or the worker itself.
+        Whichever process may writes it: the forkserver, a worker that this one was forked from, or the worker itself. Where
+        none may, newuidmap(1) does, if it is about more than the app's own id.
 
         Args:
             pid: a process in the namespace, as the app sees it; None means the worker itself.
-            mappings: what maps to what. A plain user may map one id: its own.
+            mappings: what maps to what. A plain user may map one id, its own; and, by newuidmap, its subordinate ones.
 
         Raises:
             ValueError: no mapping, an overlap, or more than 340.
@@ -187,7 +189,7 @@ class Worker(Mounting, Networking):
 
         Kernel: user_namespaces(7).
         """
-        await maps.write(self._link, pid, "uid_map", mappings)
+        await maps.write(self._link, pid, "uid_map", mappings, launch=launched)
 
     async def write_group_mappings(
         self, pid: int | None, mappings: Iterable[GroupMapping], deny_setgroups: bool = False
@@ -196,8 +198,8 @@ class Worker(Mounting, Networking):
 
         Args:
             pid: a process in the namespace, as the app sees it; None means the worker itself.
-            mappings: what maps to what. A plain user may map one id: its own.
-            deny_setgroups: forbid setgroups(2) in the namespace, for good. A plain user has to, before groups can be mapped.
+            mappings: what maps to what. A plain user may map one id, its own; and, by newgidmap, its subordinate ones.
+            deny_setgroups: forbid setgroups(2) in the namespace, for good. A plain user has to, to map its own group alone.
 
         Raises:
             ValueError: no mapping, an overlap, or more than 340.
@@ -205,7 +207,7 @@ class Worker(Mounting, Networking):
 
         Kernel: user_namespaces(7).
         """
-        await maps.write(self._link, pid, "gid_map", mappings, deny_setgroups)
+        await maps.write(self._link, pid, "gid_map", mappings, deny_setgroups, launched)
 
     async def read_user_mappings(self, pid: int | None) -> list[UserMapping]:
         """Read the uid map of a user namespace.
@@ -561,3 +563,8 @@ class Worker(Mounting, Networking):
             Whatever the function raises, with the worker's traceback as a note.
         """
         return await functions.call(self._link, func, args, cancellable, limiter)
+
+
+async def launched() -> Worker:
+    """Fork a worker where the app is, for the setuid programs that write maps."""
+    return Worker(await current_home().fork())

@@ -29,8 +29,8 @@ def add_options(options: Options) -> None:
     options.value("--map-user", metavar="USER", type=_user, help="be this user in the user namespace")
     options.value("--map-group", metavar="GROUP", type=_group, help="be of this group in the user namespace")
     ranges = "INNER:OUTER:COUNT, OUTER,INNER,COUNT, auto (subordinate ids from 0 up), subids (as they are) or all"
-    options.value("--map-users", metavar="RANGE", type=_range, help=f"map users: {ranges}")
-    options.value("--map-groups", metavar="RANGE", type=_range, help="map groups likewise")
+    options.repeatable("--map-users", metavar="RANGE", type=_range, help=f"map users: {ranges}")
+    options.repeatable("--map-groups", metavar="RANGE", type=_range, help="map groups likewise")
     options.flag("--map-auto", help="--map-users=auto --map-groups=auto")
     options.value("--setgroups", metavar="allow|deny", type=_setgroups, help="whether setgroups(2) is allowed inside")
     options.value("--owner", metavar="UID:GID", type=_owner, help="who the user namespace is made by, and belongs to")
@@ -39,10 +39,10 @@ def add_options(options: Options) -> None:
 def identity(options: argparse.Namespace) -> Identity | None:
     """Return who the command is to be; None if the options do not say."""
     user, group = _own(options, options.map_user, os.geteuid()), _own(options, options.map_group, os.getegid())
-    users, groups = (kind or ("auto" if options.map_auto else None) for kind in (options.map_users, options.map_groups))
+    auto = ["auto"] if options.map_auto else []
     mapped = Identity(
-        _mappings(UserMapping, "user", user, users),
-        _mappings(GroupMapping, "group", group, groups),
+        _mappings(UserMapping, "user", user, options.map_users + auto),
+        _mappings(GroupMapping, "group", group, options.map_groups + auto),
         options.setgroups,
         options.owner,
     )
@@ -55,9 +55,9 @@ def _own(options: argparse.Namespace, given: int | None, current: int) -> int | 
     return 0 if options.map_root_user else current if options.map_current_user else None
 
 
-def _mappings(kind: type[M], name: str, inside: int | None, wanted: str | UserMapping | None) -> Iterator[M]:
+def _mappings(kind: type[M], name: str, inside: int | None, wanted: list[str | UserMapping]) -> Iterator[M]:
     """Map one's own id, and others around it: what has no place beside it is left out, from the top."""
-    ranges = list(_ranges(name, wanted))
+    ranges = [part for each in wanted for part in _ranges(name, each)]
     if inside is None:
         yield from (kind(*each) for each in ranges)
         return
@@ -67,13 +67,13 @@ def _mappings(kind: type[M], name: str, inside: int | None, wanted: str | UserMa
         yield from around(own, range(first, first + count), [range(outside, outside + count)])
 
 
-def _ranges(name: str, wanted: str | UserMapping | None) -> Iterator[tuple[int, int, int]]:
+def _ranges(name: str, wanted: str | UserMapping) -> Iterator[tuple[int, int, int]]:
     if isinstance(wanted, UserMapping):
         yield wanted.inside, wanted.outside, wanted.count
     elif wanted == "all":
         for extent in id_maps.read_own("uid_map" if name == "user" else "gid_map", UserMapping):
             yield extent.inside, extent.inside, extent.count
-    elif wanted is not None:
+    else:
         inside = 0
         for part in subordinate.ranges(name):
             yield part.start if wanted == "subids" else inside, part.start, len(part)

@@ -41,6 +41,10 @@ class Options:
         """Take an option that needs a value."""
         self._add(names, metavar=metavar, type=type, help=help)
 
+    def repeatable(self, *names: str, metavar: str, help: str, type: Callable[[str], Any]) -> None:
+        """Take an option that needs a value, and may be given again: its value is a list."""
+        self._add(names, action="append", default=[], metavar=metavar, type=type, help=help)
+
     def optional(self, *names: str, metavar: str, help: str, const: object, type: Callable[[str], Any] = str) -> None:
         """Take an option that may have a value (`--word=VALUE`, `-lVALUE`), and is `const` without one."""
         self._add(names, nargs="?", const=const, metavar=f"={metavar}", type=type, help=help)

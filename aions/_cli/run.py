@@ -9,6 +9,7 @@ from typing import Any
 
 from aions import (
     Bind,
+    Capability,
     Clock,
     Dev,
     Identity,
@@ -47,6 +48,7 @@ its own, no network, and no sight of other processes.
   --boottime S, --monotonic S   have a clock S seconds ahead
   --share-net               with the network of this machine
   -r, --map-root-user       be root inside; else you are yourself
+  --cap-add CAP             with a capability inside, or ALL (repeatable)
 
   aions run make test
   aions run --bind . . --share-net git pull
@@ -67,6 +69,7 @@ def add_options(options: Options) -> None:
         options.value(f"--{clock.value}", metavar="S", type=float, help="")
     options.flag("--share-net", help="")
     options.flag("-r", "--map-root-user", help="")
+    options.repeatable("--cap-add", metavar="CAP", type=_capability, help="")
     options.explain(HELP)
 
 
@@ -88,7 +91,7 @@ class _AddMount(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, options: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        paths = [os.path.abspath(path) for path in values]
+        paths = _absolute(self, values)
         options.mounts = (*options.mounts, _mount(str(option), paths, options.lower))
         if "overlay" in str(option):
             options.lower = ()
@@ -100,7 +103,22 @@ class _AddLower(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, options: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        options.lower = (*options.lower, *map(os.path.abspath, values))
+        options.lower = (*options.lower, *_absolute(self, values))
+
+
+def _absolute(option: argparse.Action, paths: Sequence[str]) -> list[str]:
+    """Name paths from the root on. An empty one (of a variable that is not set, say) would be the working directory."""
+    if "" in paths:
+        raise argparse.ArgumentError(option, "an empty path")
+    return list(map(os.path.abspath, paths))
+
+
+def _capability(text: str) -> Capability:
+    name = text.upper().removeprefix("CAP_")
+    try:
+        return ~Capability(0) if name == "ALL" else Capability[name]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no capability") from None
 
 
 def _mount(option: str, paths: Sequence[str], lower: Sequence[str]) -> Mount:
@@ -120,7 +138,12 @@ def _mount(option: str, paths: Sequence[str], lower: Sequence[str]) -> Mount:
 
 
 async def run(options: argparse.Namespace) -> Ended:
-    """Run a command in fresh namespaces, with the mounts that were asked for on top of those that it has anyway."""
+    """Run a command in fresh namespaces, with the mounts that were asked for on top of those that it has anyway.
+
+    SECURITY: with CAP_SYS_ADMIN it could make the view of this machine writable, so that nobody has any who does not ask.
+    """
+    if options.lower:
+        raise ValueError("--overlay-src is for an overlay, and none follows it")
     unshare = _FRESH
     if not options.share_net:
         unshare |= Namespace.NETWORK
@@ -130,6 +153,8 @@ async def run(options: argparse.Namespace) -> Ended:
     async with open_worker(
         unshare=unshare,
         identity=Identity.root if options.map_root_user else Identity.current,
+        capabilities=options.cap_add,
+        keep_capabilities=bool(options.cap_add),
         hostname=options.hostname,
         mounts=_all_mounts(options.mounts),
         clock_offsets=clocks,

@@ -13,13 +13,13 @@ from errno import EPERM
 from stat import S_ISDIR
 
 from aions._sys import mounts
-from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, call
 from aions._sys.mounts import AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, OPEN_TREE_CLONE
 from aions._wire import codec
 from aions._wire.fdsocket import Packet, close_all
 from aions._wire.messages import REQUESTS, Attach, Prepare, Prepared
 from aions._worker import devices
+from aions._worker.credentials import user_namespace
 from aions._worker.loop import Server, failure
 from aions._worker.mounts import freeze_imports, make_root
 from aions._worker.targets import opened_or_made
@@ -27,6 +27,12 @@ from aions._worker.targets import opened_or_made
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from aions._worker.loop import Handlers
+
+_INITIAL_USER_NAMESPACE = "user:[4026531837]"
+"""KERNEL: PROC_USER_INIT_INO."""
+
+_OWN = {"proc": "pid", "sysfs": "network"}
+"""The namespace that a file system shows."""
 
 _LONGEST_OPTION = 255
 
@@ -70,6 +76,7 @@ class Building:
         self.notes: list[str] = []
         self._server = server
         self._parts: list[Part] = []
+        self._layers: list[int] = []
         self._directory = self._root = -1
 
     def make(self, step: Attach) -> None:
@@ -113,7 +120,7 @@ class Building:
         """Close the descriptors."""
         for part in self._parts:
             close_all([part.tree, *part.devices.values()])
-        close_all(descriptor for descriptor in (self._root, self._directory) if descriptor >= 0)
+        close_all(descriptor for descriptor in (self._root, self._directory, *self._layers) if descriptor >= 0)
 
     def _made(self, step: Attach) -> int:
         """Make a detached mount."""
@@ -135,20 +142,30 @@ class Building:
         """Bind what there is, where a new file system of that kind is refused."""
         (source,) = step.sources
         self.notes.append(
-            f"{error.call} was refused, as it is where parts of {source} are hidden (Docker) or the pid namespace is not new: "
-            f"{step.target} is the {source} that was there before."
+            f"{error.call} was refused, as it is where parts of {source} are hidden (Docker) or the {_OWN[step.kind]} "
+            f"namespace is not new: {step.target} is the {source} that was there before."
         )
         return _bound(source, True, step.attributes)
 
     def _overlay(self, step: Attach, options: tuple[str, ...]) -> int:
         """Make an overlay. KERNEL: an option has 255 bytes at most; `lowerdir+` (Linux 6.7) makes one of each directory."""
-        joined = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in step.sources)
+        layers = list(map(self._shortened, step.sources))
+        joined = ":".join(_escaped(path).replace(":", "\\:") for path in layers)
         lower = [f"lowerdir={joined}"]
-        if len(joined) > _LONGEST_OPTION:
-            lower = [f"lowerdir+={path}" for path in step.sources]
-        if self._is_in_user_namespace():
-            lower.append("userxattr")  # trusted.* is for root of the host
-        return mounts.new_mount("overlay", [*lower, *options], step.attributes)
+        if _is_too_long(joined):
+            lower = [f"lowerdir+={path}" for path in layers]
+        if user_namespace(self._server) != _INITIAL_USER_NAMESPACE:
+            lower.append("userxattr")  # trusted.* is for root of the host, whatever ids are mapped here
+        written = (option.partition("=") for option in options)
+        upper = [f"{name}={_escaped(self._shortened(path))}" for name, _, path in written]
+        return mounts.new_mount("overlay", [*lower, *upper], step.attributes)
+
+    def _shortened(self, path: str) -> str:
+        """Return a path that an option has room for."""
+        if not _is_too_long(_escaped(path)):
+            return path
+        self._layers.append(_path_of(path))
+        return f"/proc/self/fd/{self._layers[-1]}"
 
     def _overlay_on_tmpfs(self, step: Attach) -> int:
         """Make an overlay that keeps what is written to it in a tmpfs, which goes with it.
@@ -170,8 +187,13 @@ class Building:
         finally:
             os.close(scratch)
 
-    def _is_in_user_namespace(self) -> bool:
-        return procfs.read(self._server.home.proc, "self/uid_map").split() != ["0", "0", "4294967295"]
+
+def _escaped(path: str) -> str:
+    return path.replace("\\", "\\\\")
+
+
+def _is_too_long(value: str) -> bool:
+    return len(os.fsencode(value)) > _LONGEST_OPTION
 
 
 def _bound(source: str, recursive: bool, attributes: int) -> int:

@@ -30,6 +30,10 @@ ROOT = (0, 0, 0)
 
 
 def become_root(server: Server, request: BecomeRoot) -> Done:
+    if request.user:
+        from aions._worker.handlers import preload
+
+        preload()  # whoever that is outside may not read where that is
     take_root(server, request.user, request.group)
     server.end_with_parent()
     return Done()

@@ -9,8 +9,8 @@ from errno import EEXIST, EINVAL, ELOOP, ENOENT
 from aions._sys import mounts
 from aions._sys.calls import KernelError, call
 
-_MAX_ATTEMPTS = 40
-"""As many symbolic links as the kernel follows."""
+_MAX_ATTEMPTS = 10_000
+"""More look-ups than the longest path takes that there is nothing of, unless somebody else removes what is made."""
 
 
 def opened_or_made(root: int, path: str, is_directory: bool) -> int:
@@ -19,23 +19,40 @@ def opened_or_made(root: int, path: str, is_directory: bool) -> int:
     A symbolic link that leads nowhere is followed: what it should lead to is made, inside the root. (In many a system
     /etc/resolv.conf leads into a /run that is empty before it is booted.)
     """
+    wanted = [(path, is_directory)]
     for _ in range(_MAX_ATTEMPTS):
         try:
-            return mounts.open_in_root(root, path, os.O_PATH)
+            found = mounts.open_in_root(root, wanted[-1][0], os.O_PATH)
         except KernelError as error:
             if error.errno != ENOENT:
                 raise
-        parent, name = posixpath.split(path.rstrip("/"))
-        directory = opened_or_made(root, parent or "/", True)
+            wanted.append((_split(wanted[-1][0])[0], True))
+            continue
+        wanted.pop()
+        if not wanted:
+            return found
         try:
-            _make(directory, name, is_directory, path)
-        except KernelError as error:
-            if error.errno != EEXIST:
-                raise
-            path = posixpath.join(parent, _link(directory, name))
+            wanted[-1] = _made_or_followed(found, *wanted[-1])
         finally:
-            os.close(directory)
+            os.close(found)
     raise KernelError(ELOOP, f'openat2("{path}")', path)
+
+
+def _made_or_followed(directory: int, path: str, is_directory: bool) -> tuple[str, bool]:
+    """Make what a directory lacks; return what to look up next: it, or where a symbolic link in its place leads."""
+    parent, name = _split(path)
+    try:
+        _make(directory, name, is_directory, path)
+    except KernelError as error:
+        if error.errno != EEXIST:
+            raise
+        path = posixpath.join(parent, _link(directory, name))
+    return path, is_directory
+
+
+def _split(path: str) -> tuple[str, str]:
+    parent, name = posixpath.split(path.rstrip("/"))
+    return parent or "/", name
 
 
 def _make(directory: int, name: str, is_directory: bool, path: str) -> None:

@@ -12,12 +12,17 @@ from aions import Namespace
 from aions._app.explain import explain, refusal
 from aions._app.explain_mounts import MOUNT_REASONS
 from aions._wire.messages import (
+    BecomeRoot,
     Fork,
     GetNamespaceID,
+    GetOwnerUID,
+    NewNetwork,
     OpenSocket,
     OpenTree,
     Request,
     SetClockOffset,
+    SetHostName,
+    SetLoopbackUp,
     SetNamespace,
     SetPropagation,
     Spawn,
@@ -55,8 +60,8 @@ UID_MAP = WriteMap(1, "uid_map", "0 0 1\n", WriteMap.KEPT)
 GID_MAP = WriteMap(1, "gid_map", "0 0 1\n", WriteMap.DENIED)
 
 
-def notes(request: Request, errno: int) -> str:
-    return "\n".join(explain(refusal(errno, None), request, "call(2)", "worker 7").__notes__)
+def notes(request: Request, errno: int, call: str = "call(2)") -> str:
+    return "\n".join(explain(refusal(errno, None), request, call, "worker 7").__notes__)
 
 
 @pytest.mark.parametrize(
@@ -74,10 +79,18 @@ def notes(request: Request, errno: int) -> str:
         (SetNamespace(0, False, 0), EINVAL, ["pidfd"]),
         (Unshare(NETWORK), EPERM, ["CAP_SYS_ADMIN", "Namespace.USER"]),
         (Unshare(MOUNT | PID), EPERM, ["CAP_SYS_ADMIN", "Namespace.USER"]),
-        (Unshare(USER), EPERM, ["chroot", "no mapping", "seccomp", "Docker"]),
-        (Unshare(USER | NETWORK), EPERM, ["chroot", "no mapping", "seccomp", "Docker"]),
+        (Unshare(TIME), EINVAL, ["kernel has not all", "a kernel that has them"]),
+        (Unshare(USER), EPERM, ["chroot", "no mapping", "seccomp", "Docker", "pivot_root", "unprivileged_userns_clone=1"]),
+        (Unshare(USER | NETWORK), EPERM, ["chroot", "no mapping", "seccomp", "Docker", "aions doctor"]),
         (SetNamespace(NETWORK, False, 0), EPERM, ["CAP_SYS_ADMIN"]),
-        (UID_MAP, EPERM, ["written before", "kernel.apparmor_restrict_unprivileged_userns"]),
+        (UID_MAP, EPERM, ["written before", "kernel.apparmor_restrict_unprivileged_userns", "CAP_SETFCAP", "aions doctor"]),
+        (UID_MAP, EACCES, ["another user"]),
+        (BecomeRoot(True, True), EPERM, ["CAP_SETUID", "kernel.apparmor_restrict_unprivileged_userns", "aions doctor"]),
+        (SetLoopbackUp(), EPERM, ["CAP_NET_ADMIN", "kernel.apparmor_restrict_unprivileged_userns", "aions doctor"]),
+        (NewNetwork(True), EPERM, ["CAP_NET_ADMIN", "kernel.apparmor_restrict_unprivileged_userns", "aions doctor"]),
+        (SetHostName("x"), EPERM, ["CAP_SYS_ADMIN", "kernel.apparmor_restrict_unprivileged_userns", "aions doctor"]),
+        (SetClockOffset(""), ENOENT, ["no time namespaces"]),
+        (GetOwnerUID(1), EPERM, ["seccomp", "aions doctor"]),
         (GID_MAP, EPERM, ["setgroups", "kernel.apparmor_restrict_unprivileged_userns"]),
         (SetPropagation(0), EPERM, ["CAP_SYS_ADMIN", "kernel.apparmor_restrict_unprivileged_userns"]),
         (Fork(False, 0, 0, 0, 0), ENOMEM, ["first process", "pid namespace", "new worker"]),
@@ -113,12 +126,12 @@ def test_others_have_them_too() -> None:
 
 
 def test_what_is_about_mounts_has_one_reason_each() -> None:
-    said = [(reason.request, reason.errno) for reason in MOUNT_REASONS]
+    said = [(reason.request, reason.errno, reason.calls) for reason in MOUNT_REASONS]
     assert len(said) == len(set(said))
     for reason in MOUNT_REASONS:
         values = {"bool": False, "int": 0, "str": "", "Descriptor": 0}
         fields = {name: values.get(kind, None if "None" in kind else ()) for name, kind in reason.request.fields.items()}
-        text = notes(reason.request(**fields), reason.errno)
+        text = notes(reason.request(**fields), reason.errno, reason.calls or "call(2)")
         assert f"Probable cause: {reason.cause}\nRemedy: {reason.remedy}" in text
 
 

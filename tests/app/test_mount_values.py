@@ -52,6 +52,19 @@ def test_targets_are_absolute_paths(path: Any) -> None:
             mount._attach()
 
 
+@pytest.mark.parametrize("path", ["", b""])
+def test_an_empty_source_is_not_the_working_directory(path: Any) -> None:
+    for mount in (Bind(path, "/b"), Overlay("/o", ["/a", path]), Overlay("/o", ["/a"], upper=path, work=path)):
+        with pytest.raises(ValueError, match="empty path"):
+            mount._attach()
+
+
+@pytest.mark.parametrize("options", [{"size": 0}, {"size": -1}, {"size": 2**63}, {"mode": -1}, {"mode": 0o10000}], ids=str)
+def test_sizes_and_modes_that_the_kernel_would_bend(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"not -?[0-9]"):
+        Tmpfs("/t", **options)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("lower", "options", "said"),
     [

@@ -10,6 +10,7 @@ import pytest
 
 from aions import AionsError, GroupMapping, Identity, UserMapping
 from aions._app import subordinate
+from aions._app.findings import refused
 from aions._app.identity import _beside
 from aions._app.subordinate import ranges, without
 
@@ -42,9 +43,31 @@ def test_every_range_of_the_user_is_found_by_name_and_by_uid(
 
 
 @pytest.mark.parametrize("kind", ["user", "group"])
-def test_a_user_without_ids_is_told_how_to_get_some(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(AionsError, match=rf"no subordinate {kind} ids .*usermod --add-sub{kind[0]}ids"):
-        ranges(kind, etc(tmp_path, "other:1:1\n"))
+@pytest.mark.parametrize(
+    ("subuid", "subgid", "free"),
+    [
+        ("other:1:1\n", "", "100000-165535"),
+        ("other:100000:65536\n", "", "165536-231071"),
+        ("other:100000:65536\n", "another:500000:10\nother:7:1\n", "500010-565545"),
+    ],
+)
+def test_a_user_without_ids_is_told_how_to_get_some_that_nobody_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, subuid: str, subgid: str, free: str
+) -> None:
+    monkeypatch.setenv("USER", "somebody-else")
+    (tmp_path / "subgid").write_text(subgid)
+    with pytest.raises(AionsError, match=f"no subordinate {kind} ids") as caught:
+        ranges(kind, etc(tmp_path, subuid))
+    remedy = f"usermod --add-subuids {free} --add-subgids {free} {NAME}"
+    assert caught.value.__notes__ == [f"Remedy: {remedy}"]
+    assert refused("ids inside", caught.value).remedy == remedy
+
+
+def test_a_user_without_account_is_told_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 7777)
+    with pytest.raises(AionsError) as caught:
+        ranges("user", etc(tmp_path, "other:1:1\n"))
+    assert "useradd --uid 7777" in caught.value.__notes__[0]
 
 
 GETSUBIDS = """#!/bin/sh

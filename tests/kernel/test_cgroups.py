@@ -73,11 +73,17 @@ async def test_two_hundred_openings_leave_an_empty_cgroup(hierarchy: Path) -> No
         await until(lambda: not (directory / "cgroup.procs").read_text())
 
 
-async def test_a_cgroup_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as caught:
-        async with open_worker(cgroup=tmp_path / "none"):
+@pytest.mark.parametrize(
+    ("name", "number", "remedy"),
+    [("none", errno.ENOENT, "Make the directory first"), ("file", errno.ENOTDIR, "not a file in it")],
+)
+async def test_a_cgroup_that_is_none(tmp_path: Path, name: str, number: int, remedy: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        async with open_worker(cgroup=tmp_path / name):
             raise AssertionError
-    assert "Make the directory first" in "\n".join(caught.value.__notes__)
+    assert caught.value.errno == number
+    assert remedy in "\n".join(caught.value.__notes__)
 
 
 @pytest.mark.plain_user

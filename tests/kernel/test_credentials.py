@@ -284,6 +284,17 @@ async def test_the_worker_ends_with_its_parent_after_each_change() -> None:
                 assert await inner.run_sync(called.death_signal) == signal.SIGKILL
 
 
+@pytest.mark.root
+async def test_the_worker_ends_with_its_parent_after_it_became_root_inside() -> None:
+    """R4: nobody of the app's is mapped, so the worker becomes somebody else."""
+    identity = Identity([UserMapping(0, 100_000, 1000)], [GroupMapping(0, 100_000, 1000)])
+    async with open_worker(unshare=Namespace.USER, identity=identity) as worker:
+        assert status_field(worker.pid, "Uid").split() == ["100000"] * 4
+        os.kill(int(status_field(worker.pid, "PPid")), signal.SIGKILL)
+        with anyio.fail_after(10):
+            await anyio.wait_readable(worker.pidfd)
+
+
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGSTOP)

@@ -98,6 +98,25 @@ def test_without_user_namespaces_it_is_told_what_allows_them() -> None:
     assert "nesting" not in findings
 
 
+def test_it_is_told_where_ones_own_ids_are_not_mapped() -> None:
+    findings = doctor_as_json(under=["unshare", "--user"])
+    assert findings["user namespace"]["verdict"] == "missing"
+    assert "has no id 65534" in str(findings["user namespace"]["why"])
+    assert "have this one mapped" in str(findings["user namespace"]["remedy"])
+    assert findings["NS_GET_ID"]
+
+
+@pytest.mark.plain_user
+@pytest.mark.needs("newuidmap")
+def test_it_is_told_where_subordinate_ids_are_listed_but_not_mapped() -> None:
+    """As in a container that shows the host's /etc/subuid."""
+    findings = doctor_as_json(under=["unshare", "--user", "--map-current-user"])
+    assert findings["ids inside"]["verdict"] == "missing"
+    assert "has no id " in str(findings["ids inside"]["why"])
+    assert "have this one mapped" in str(findings["ids inside"]["remedy"])
+    assert findings["nesting"]["verdict"] == "ok"
+
+
 @pytest.mark.plain_user
 def test_a_plain_user_without_newuidmap(tmp_path: Path) -> None:
     findings = doctor_as_json(environment={"PATH": str(tmp_path)})
@@ -132,6 +151,28 @@ def test_seccomp_as_in_docker_is_told(tmp_path: Path) -> None:
         assert "seccomp" in findings[subject]["why"]
         assert "--security-opt seccomp=unconfined" in findings[subject]["remedy"]
     assert findings["seccomp"]["verdict"] == "limited"
+
+
+def test_namespaces_without_capabilities_are_told(tmp_path: Path) -> None:
+    """As on Ubuntu, where AppArmor lets a plain user make user namespaces, and nothing be done in them."""
+    program = """
+        from aions._cli.main import main
+        from tests.kernel.programs import seccomp
+
+        seccomp.deny("sethostname")
+        seccomp.deny("ioctl", second_argument=0x8914)  # SIOCSIFFLAGS
+        try:
+            main(["doctor", "--json"])
+        except SystemExit as ended:
+            assert ended.code == 1
+        """
+    findings = {finding["subject"]: finding for finding in json.loads("\n".join(run_script(tmp_path, program)))}
+    assert findings["user namespace"]["verdict"] == "ok"
+    for subject, call in (("uts namespace", "sethostname("), ("net namespace", "ioctl(SIOCSIFFLAGS")):
+        assert findings[subject]["verdict"] == "missing"
+        assert findings[subject]["why"].startswith(call)
+        assert "kernel.apparmor_restrict_unprivileged_userns" in findings[subject]["why"]
+        assert "aions doctor" not in str(findings[subject])
 
 
 @on_one_loop

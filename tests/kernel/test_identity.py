@@ -21,7 +21,7 @@ from aions._app import subordinate
 from aions._app.identity import IdentityLike
 from tests.kernel.programs import id_maps
 from tests.kernel.programs.counts import times
-from tests.kernel.targets import on_one_loop
+from tests.kernel.targets import on_one_loop, target
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,6 +152,15 @@ async def test_the_whole_is_every_id_as_it_is() -> None:
     assert ours.status["CapEff"] == ours.status["CapBnd"]
 
 
+@pytest.mark.root
+@on_one_loop
+async def test_a_worker_that_is_somebody_else_outside_calls_functions() -> None:
+    """Also where that user may not read Python's files: below /root, say."""
+    identity = Identity([UserMapping(0, 100_000, 1000)], [GroupMapping(0, 100_000, 1000)])
+    async with open_worker(unshare=Namespace.USER, identity=identity) as worker:
+        assert await worker.run_sync(os.getuid) == 0
+
+
 SPLIT = """
 import sys
 import anyio
@@ -183,6 +192,53 @@ async def test_mappings_are_split_where_those_of_the_app_end() -> None:
     assert "no id 20 " in refused
 
 
+@pytest.mark.plain_user
+@pytest.mark.needs("newuidmap")
+@on_one_loop
+async def test_a_single_id_may_be_a_subordinate_one() -> None:
+    user, group = (subordinate.ranges(kind)[0].start for kind in ("user", "group"))
+    seen = await seen_with(Identity([UserMapping(0, user, 1)], [GroupMapping(0, group, 1)]))
+    assert (seen.user_map, seen.group_map, seen.setgroups) == (["0", str(user), "1"], ["0", str(group), "1"], "allow")
+    assert seen.status["Uid"].split() == seen.status["Gid"].split() == ["0"] * 4
+    assert (await seen_with(Identity([UserMapping(0, os.geteuid(), 1)], [GroupMapping(5, group, 1)]))).setgroups == "allow"
+
+
+@pytest.mark.plain_user
+@pytest.mark.needs("newuidmap")
+async def test_subordinate_ids_are_mapped_after_unshare() -> None:
+    identity = Identity.subordinate()
+    async with open_worker() as worker:
+        await worker.unshare(Namespace.USER)
+        await worker.write_user_mappings(None, identity.user_mappings)
+        await worker.write_group_mappings(worker.pid, identity.group_mappings)
+        seen = Seen.read((await worker.run_process(LOOK)).stdout)
+    assert seen == await seen_with(identity)
+
+
+@pytest.mark.parametrize(("options", "there"), [(["-r"], 0), (["--map-user=7", "--map-group=7"], 7)], ids=["root", "user 7"])
+@pytest.mark.parametrize("identity", [Identity.root, Identity.current, Identity.root()], ids=["root", "current", "explicit"])
+@on_one_loop
+async def test_ones_own_id_in_a_user_namespace_that_was_entered(identity: IdentityLike, options: list[str], there: int) -> None:
+    """Outside is who the worker is there, not who the app is here."""
+    kinds = Namespace.USER | Namespace.NETWORK
+    expected = os.geteuid() if identity == Identity.current else 0
+    with target(kinds, *options) as pid:
+        async with open_worker(enter=(pid, kinds), unshare=Namespace.USER | Namespace.UTS, identity=identity) as worker:
+            seen = Seen.read((await worker.run_process(LOOK)).stdout)
+            await worker.sethostname("inside")
+    assert (seen.user_map, seen.group_map) == ([str(expected), str(there), "1"], [str(expected), str(there), "1"])
+    assert seen.status["Uid"].split() == [str(expected)] * 4
+
+
+@on_one_loop
+async def test_mappings_are_those_of_a_user_namespace_that_was_entered() -> None:
+    """The app need not have the ids."""
+    identity = Identity([UserMapping(3, 7, 1)], [GroupMapping(0, 7, 1)])
+    with target(Namespace.USER, "--map-user=7", "--map-group=7") as pid:
+        async with open_worker(enter=(pid, "user"), unshare="user", identity=identity) as worker:
+            assert (await worker.run_process(["id", "-u"])).stdout == b"3\n"
+
+
 @contextmanager
 def not_mapped(*said: str) -> Iterator[None]:
     with pytest.raises(PermissionError) as caught:
@@ -206,6 +262,9 @@ async def test_ids_that_are_not_ones_own_are_refused_with_the_words_of_newuidmap
     with not_mapped("newgidmap", "gid range [1-4) -> [7-10) not allowed"):
         async with open_worker(unshare=Namespace.USER, identity=Identity(group_mappings=groups)):
             raise AssertionError
+    async with open_worker(unshare=Namespace.USER, identity=Identity()) as worker:
+        with not_mapped("newuidmap", "uid range [1-4) -> [7-10) not allowed"):
+            await worker.write_user_mappings(None, beyond_ones_own().user_mappings)
 
 
 @pytest.mark.plain_user

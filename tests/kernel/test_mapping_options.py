@@ -113,6 +113,23 @@ def test_root_maps_ranges_around_its_own_id() -> None:
     assert [line.split() for line in found[:3]] == [["0", "1000", "2"], ["2", "0", "1"], ["3", "1002", "2"]]
 
 
+@pytest.mark.root
+def test_root_maps_several_ranges() -> None:
+    """As in util-linux 2.39 and later. They add up."""
+    found = ours("--map-users=0:1000:5", "--map-users", "2000,10,5", "-r", "--map-groups=7:7:2", "--map-groups=9:10:1")
+    users, groups = (part.splitlines() for part in found.split("\n\n"))
+    assert [line.split() for line in users] == [["0", "0", "1"], ["1", "1000", "4"], ["10", "2000", "5"]]
+    assert [line.split() for line in groups[:3]] == [["0", "0", "1"], ["7", "7", "2"], ["9", "10", "1"]]
+
+
+@pytest.mark.plain_user
+@pytest.mark.needs("newuidmap")
+def test_a_plain_user_maps_ranges_beside_its_subordinate_ids() -> None:
+    mine = f"100000:{os.geteuid()}:1"
+    found = ours("--map-auto", f"--map-users={mine}").splitlines()
+    assert [line.split() for line in found[:2]] == [["0", str(first("user").start), str(len(first("user")))], mine.split(":")]
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [

@@ -16,6 +16,7 @@ from aions import (
     Bind,
     Clock,
     Dev,
+    Identity,
     Namespace,
     Overlay,
     Proc,
@@ -25,6 +26,7 @@ from aions import (
     Worker,
     open_worker,
 )
+from aions._app.identity import IdentityLike
 from tests.kernel.conftest import can
 from tests.kernel.explained import works
 from tests.kernel.mountinfo import mounted, mounted_on
@@ -115,14 +117,14 @@ async def test_an_overlay_as_the_root(tree: Path) -> None:
 @pytest.mark.parametrize("writable", ["tmpfs", "upper", "not at all"])
 @on_one_loop
 async def test_overlays(tmp_path: Path, writable: str) -> None:
-    for name in ("a:b", "lower\\", "upper", "work", "where"):
+    for name in ("a:b", "lower\\", "up\\er:", "work\\", "where"):
         (tmp_path / name).mkdir()
     (tmp_path / "a:b" / "both").write_text("upper")
     (tmp_path / "lower\\" / "both").write_text("lower")
     (tmp_path / "lower\\" / "only").write_text("only")
     choices: dict[str, dict[str, Any]] = {
         "tmpfs": {},
-        "upper": {"upper": tmp_path / "upper", "work": tmp_path / "work"},
+        "upper": {"upper": tmp_path / "up\\er:", "work": tmp_path / "work\\"},
         "not at all": {"read_only": True},
     }
     options = choices[writable]
@@ -137,6 +139,20 @@ async def test_overlays(tmp_path: Path, writable: str) -> None:
     assert sorted(path.name for path in tmp_path.rglob("new")) == (["new"] if writable == "upper" else [])
 
 
+@pytest.mark.parametrize(
+    "identity",
+    [Identity.root, Identity.current, pytest.param(Identity.whole, marks=pytest.mark.root)],
+    ids=["root", "current", "whole"],
+)
+@on_one_loop
+async def test_in_an_overlay_directories_of_the_lower_ones_can_be_made_anew(tmp_path: Path, identity: IdentityLike) -> None:
+    """What hides a lower directory is an extended attribute, which in a user namespace has another name."""
+    (tmp_path / "lower" / "directory" / "below").mkdir(parents=True)
+    async with open_worker(unshare=INSIDE, identity=identity, mounts=[Overlay(tmp_path, [tmp_path / "lower"])]) as worker:
+        assert await output(worker, f"cd {tmp_path}; rm -r directory && mkdir directory && ls directory") == ""
+    assert (tmp_path / "lower" / "directory" / "below").exists()
+
+
 @on_one_loop
 async def test_an_overlay_of_more_directories_than_one_option_has_room_for(tmp_path: Path) -> None:
     layers = [tmp_path / f"{'long' * 10}{number}" for number in range(20)]
@@ -147,6 +163,22 @@ async def test_an_overlay_of_more_directories_than_one_option_has_room_for(tmp_p
     async with open_worker(unshare=INSIDE, mounts=[Overlay(tmp_path, layers)]) as worker:
         assert await output(worker, f"cat {tmp_path}/file") == "0"
         assert len((await output(worker, f"ls {tmp_path}")).split()) == 21
+
+
+@pytest.mark.parametrize("name", ["long" * 60, "é" * 120, "\\" * 200])
+@pytest.mark.parametrize("writable", [False, True], ids=["on a tmpfs", "upper"])
+@on_one_loop
+async def test_an_overlay_of_directories_whose_path_one_option_has_no_room_for(
+    tmp_path: Path, name: str, writable: bool
+) -> None:
+    below = tmp_path / name / "more"
+    for part in ("lower", "upper", "work"):
+        (below / part).mkdir(parents=True)
+    (below / "lower" / "file").write_text("lower")
+    options: dict[str, Any] = {"upper": below / "upper", "work": below / "work"} if writable else {}
+    async with open_worker(unshare=INSIDE, mounts=[Overlay("/srv", [below / "lower"], **options)]) as worker:
+        assert await output(worker, "cd /srv; cat file; echo new > new; ls") == "lowerfile\nnew\n"
+    assert (below / "upper" / "new").exists() == writable
 
 
 @on_one_loop
@@ -199,6 +231,13 @@ async def test_mounts_are_made_in_order_and_parents_inside(tmp_path: Path) -> No
     async with open_worker(unshare=INSIDE, mounts=mounts) as worker:
         assert await output(worker, f"cd {tmp_path}/new; cat 'file with a blank'; ls deep") == "content"
     assert list((tmp_path / "new").iterdir()) == []
+
+
+@on_one_loop
+async def test_a_target_of_which_a_thousand_parents_are_missing(tmp_path: Path) -> None:
+    deep = f"{tmp_path}{'/a' * 1500}"
+    async with open_worker(unshare=INSIDE, mounts=[Tmpfs(tmp_path), Tmpfs(deep)]) as worker:
+        assert mounted(worker.pid)[-1].target == deep
 
 
 @on_one_loop
@@ -272,6 +311,13 @@ async def test_where_parts_of_proc_are_hidden(tmp_path: Path, how: str) -> None:
         assert second == ""
 
 
+async def test_a_fallback_warns_whoever_opens_the_worker() -> None:
+    with pytest.warns(RuntimeWarning, match=r"the network namespace is not new: /sys is the /sys that") as caught:
+        async with open_worker(unshare=INSIDE, mounts=[Sysfs(fallback=True)]) as worker:
+            assert mounted_on(worker.pid, "/sys")
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 @on_one_loop
 async def test_host_names() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.UTS, hostname="näme") as worker:
@@ -336,6 +382,12 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "a shared root": ("private or slave", {"unshare": INSIDE, "root": "/usr", "propagation": "shared"}),
     "a root that may be shared": ("private or slave", {"unshare": INSIDE, "root": "/usr", "propagation": None}),
     "an unknown propagation": ("not a valid Propagation", {"unshare": INSIDE, "propagation": "rprivate"}),
+    "an empty root": ("empty path", {"unshare": INSIDE, "root": ""}),
+    "an empty cgroup": ("empty path", {"cgroup": ""}),
+    "a limit below none": ("not -2", {"rlimits": {resource.RLIMIT_CORE: -2}}),
+    "a limit that is too high": ("not 9223372036854775808", {"rlimits": {resource.RLIMIT_CORE: (0, 2**63)}}),
+    "an endless offset": ("finite", {"unshare": "time", "clock_offsets": {Clock.BOOTTIME: float("inf")}}),
+    "an offset that is no number": ("finite", {"unshare": "time", "clock_offsets": {Clock.BOOTTIME: float("nan")}}),
     "a null byte": ("null byte", {"unshare": INSIDE, "root": "/\0"}),
 }
 
@@ -366,6 +418,12 @@ REFUSED: dict[str, tuple[int, str, str, Callable[[Path], dict[str, Any]]]] = {
         lambda path: {"mounts": [Bind(path, "/", read_only=True), Tmpfs("/new")]},
     ),
     "links in a circle": (errno.ELOOP, "openat2(", "step 2", lambda path: {"mounts": [Tmpfs(path / "circle")]}),
+    "an upper directory and a work directory on two mounts": (
+        errno.EINVAL,
+        "fsconfig(",
+        "step 2",
+        lambda path: {"mounts": [Overlay("/tmp", [path], upper=path, work="/dev/shm")]},
+    ),
     "an upper directory that is none": (
         errno.ENOENT,
         "fsconfig(",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from aions import Clock, GroupMapping, Namespace, UserMapping, Worker, open_worker
+from aions import Capability, Clock, GroupMapping, Namespace, UserMapping, Worker, open_worker
 from tests.kernel import called
 from tests.kernel.explained import named, refusal, works
 from tests.kernel.scripts import run_script
@@ -217,8 +217,66 @@ async def test_nesting_without_mappings(worker: Worker) -> None:
 async def test_a_user_namespace_after_chroot(inside: Worker, tmp_path: Path) -> None:
     async with inside.fork() as fork:
         await fork.run_sync(os.chroot, str(tmp_path))
-        with refusal(errno.EPERM, "unshare(CLONE_NEWUSER)", named(fork), "chroot"):
+        with refusal(errno.EPERM, "unshare(CLONE_NEWUSER)", named(fork), "chroot", "by pivot_root instead"):
             await fork.unshare(Namespace.USER)
+
+
+@pytest.mark.parametrize("act", ["open_worker", "new_namespace"])
+async def test_a_loopback_without_capabilities(act: str, tmp_path: Path) -> None:
+    """As on Ubuntu, where AppArmor takes them from user namespaces of plain users."""
+    program = f"""
+        import anyio
+        from aions import Namespace, open_worker
+        from tests.kernel.programs import seccomp
+
+        async def main():
+            unshare = Namespace.USER | Namespace.NETWORK
+            try:
+                async with open_worker(unshare=unshare, loopback={act == "open_worker"}) as worker:
+                    (await worker.new_namespace("net", loopback=True)).close()
+            except PermissionError as error:
+                print(*error.__notes__, sep="\\n")
+
+        seccomp.deny("ioctl", second_argument=0x8914)  # SIOCSIFFLAGS
+        anyio.run(main)
+        """
+    said = "\n".join(run_script(tmp_path, program))
+    assert said.startswith("ioctl(SIOCSIFFLAGS")
+    assert "Probable cause: The worker lacks CAP_NET_ADMIN" in said
+    assert "kernel.apparmor_restrict_unprivileged_userns" in said
+    assert "aions doctor" in said
+
+
+async def test_a_host_name_without_capabilities() -> None:
+    async with open_worker(unshare=["user", "uts"], capabilities=Capability.NET_ADMIN) as worker:
+        with refusal(errno.EPERM, "sethostname(", named(worker), "kernel.apparmor_restrict", "aions doctor"):
+            await worker.sethostname("x")
+
+
+@pytest.mark.root
+async def test_root_without_the_capability_to_map_itself(tmp_path: Path) -> None:
+    program = """
+        import anyio
+        from aions import Namespace, open_worker
+
+        async def main():
+            try:
+                async with open_worker(unshare=Namespace.USER):
+                    raise AssertionError
+            except PermissionError as error:
+                print(*error.__notes__)
+
+        anyio.run(main)
+        """
+    (said,) = run_script(tmp_path, program, under=["setpriv", "--bounding-set=-setfcap", "--inh-caps=-setfcap"])
+    assert said.startswith("write(")
+    assert "as root, have CAP_SETFCAP" in said
+
+
+@pytest.mark.plain_user
+async def test_the_maps_of_another_user(worker: Worker) -> None:
+    with refusal(errno.EACCES, "openat(", "the forkserver", "another user"):
+        await worker.write_user_mappings(1, [UserMapping(0, os.geteuid(), 1)])
 
 
 @pytest.mark.needs("time_namespaces")

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from aions import Capability
 from aions._cli.options import Options
 from aions._cli.run import HELP, add_options
 from tests.kernel.trees import make_tree
 
+EVERY = (~Capability(0)).value
 NAMES = ("user", "pid", "mnt", "ipc", "uts", "net")
 
 
@@ -56,6 +58,29 @@ def test_without_options_all_is_fresh_and_read_only(tmp_path: Path) -> None:
     assert (refused.returncode, "Read-only file system" in refused.stderr) == (1, True)
     assert not (Path.home() / "new").exists()
     assert aions_run("sh", "-c", f"echo x > /tmp/x; cat /tmp/x; test -e {tmp_path}").returncode == 1
+
+
+@pytest.mark.parametrize("user", [[], ["-r"]], ids=["oneself", "root"])
+def test_the_read_only_view_cannot_be_undone(user: list[str]) -> None:
+    for attempt in ("mount -o remount,rw,bind /", "umount -l /tmp", "nsenter -t 1 -U -m mount -o remount,rw,bind /"):
+        assert aions_run(*user, "sh", "-c", attempt).returncode != 0
+    nested = aions_run("--cap-add=SETFCAP", *user, "unshare", "-r", "-m", "mount", "-o", "remount,rw,bind", "/")
+    assert (nested.returncode != 0, "permission denied" in nested.stderr) == (True, True)
+
+
+@pytest.mark.parametrize("user", [[], ["-r"]], ids=["oneself", "root"])
+def test_capabilities_are_those_that_are_asked_for(user: list[str]) -> None:
+    def found(*options: str) -> list[str]:
+        lines = output(*user, *options, "grep", "-E", "^Cap(Eff|Prm|Bnd):", "/proc/self/status").splitlines()
+        return [line.split()[1].lstrip("0") for line in lines]
+
+    assert found() == ["", "", ""]
+    assert found("--cap-add", "net_admin", "--cap-add=CAP_NET_RAW") == [f"{1 << 12 | 1 << 13:x}"] * 3
+    (everything,) = set(found("--cap-add", "ALL"))
+    assert int(everything, 16) & EVERY == EVERY
+    assert output(*user, "--cap-add", "SYS_ADMIN", "sh", "-c", "mount -t tmpfs none /srv && ls /srv") == ""
+    refused = aions_run("--cap-add", "FLY", "true")
+    assert (refused.returncode, "'FLY' is no capability" in refused.stderr) == (2, True)
 
 
 def test_no_network_unless_it_is_shared() -> None:
@@ -113,6 +138,11 @@ def test_overlays(tmp_path: Path) -> None:
     assert (tmp_path / "high" / "both").read_text() == "high"
 
 
+def test_a_lower_directory_without_an_overlay() -> None:
+    refused = aions_run("--tmp-overlay", "/srv", "--overlay-src", "/etc", "true")
+    assert (refused.returncode, "--overlay-src is for an overlay" in refused.stderr) == (1, True)
+
+
 def test_a_root(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     found = output(
@@ -131,6 +161,16 @@ def test_clocks_and_names() -> None:
     uptime, name = output(*arguments, "sh", "-c", "cat /proc/uptime | cut -d' ' -f1; hostname").split()
     assert float(uptime) > 1_000_000
     assert name == "other"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--bind", "", "/srv"), ("--tmpfs", ""), ("--root", ""), ("--overlay-src", "", "--tmp-overlay", "/srv")],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_current_directory(options: tuple[str, ...]) -> None:
+    refused = aions_run(*options, "true")
+    assert (refused.returncode, "an empty path" in refused.stderr) == (2, True)
 
 
 def test_the_exit_status_is_the_commands() -> None:

@@ -8,11 +8,29 @@ import platform
 import struct
 
 _NUMBERS = {
-    "x86_64": {"unshare": 272, "setns": 308, "mount": 165, "pidfd_open": 434, "setresuid": 117},
-    "aarch64": {"unshare": 97, "setns": 268, "mount": 40, "pidfd_open": 434, "setresuid": 147},
+    "x86_64": {
+        "ioctl": 16,
+        "setresuid": 117,
+        "mount": 165,
+        "sethostname": 170,
+        "unshare": 272,
+        "setns": 308,
+        "pidfd_open": 434,
+    },
+    "aarch64": {
+        "ioctl": 29,
+        "mount": 40,
+        "unshare": 97,
+        "setresuid": 147,
+        "sethostname": 161,
+        "setns": 268,
+        "pidfd_open": 434,
+    },
 }[platform.machine()]
 
-_LOAD_NUMBER = struct.pack("HBBI", 0x20, 0, 0, 0)
+_NUMBER, _SECOND_ARGUMENT = 0, 24
+"""Where a filter finds them, in struct seccomp_data."""
+
 _ALLOW = struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000)
 _REFUSE = struct.pack("HBBI", 0x06, 0, 0, 0x00050000 | errno.EPERM)
 
@@ -24,10 +42,20 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def deny(*calls: str) -> None:
-    """Have these system calls refused from now on."""
-    jumps = [struct.pack("HBBI", 0x15, len(calls) - index, 0, _NUMBERS[call]) for index, call in enumerate(calls)]
-    code = b"".join([_LOAD_NUMBER, *jumps, _ALLOW, _REFUSE])
+def _allow_unless(offset: int, value: int) -> bytes:
+    return struct.pack("HBBI", 0x20, 0, 0, offset) + struct.pack("HBBI", 0x15, 1, 0, value) + _ALLOW
+
+
+def deny(*calls: str, second_argument: int | None = None) -> None:
+    """Have these system calls refused from now on: all, or those with this second argument."""
+    for call in calls:
+        checks = [(_NUMBER, _NUMBERS[call])]
+        if second_argument is not None:
+            checks.append((_SECOND_ARGUMENT, second_argument))
+        _install(b"".join([*(_allow_unless(*check) for check in checks), _REFUSE]))
+
+
+def _install(code: bytes) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     program = _Program(len(code) // 8, code)
     zero = ctypes.c_ulong(0)
