@@ -7,7 +7,7 @@ import os
 import pwd
 import signal
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from os import PathLike
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess
 from typing import IO, Any
@@ -40,11 +40,13 @@ class Process(anyio.abc.Process):
 
     def __init__(
         self,
+        worker: Link,
         child: Child,
         stdin: PipeSendStream | None,
         stdout: PipeReceiveStream | None,
         stderr: PipeReceiveStream | None,
     ) -> None:
+        self._worker = worker
         self._child = child
         self._stdin = stdin
         self._stdout = stdout
@@ -55,15 +57,16 @@ class Process(anyio.abc.Process):
         """Wait until the command ends, and return its exit status (negative: the signal that ended it).
 
         Raises:
-            WorkerDied: the worker ended, so that nobody could collect the status. The command has been killed.
+            WorkerDied: the worker ended, and the command has been killed. (Before Linux 6.15 also if the command had ended
+                already, or the worker was closed: nobody can tell its status then.)
         """
-        if self.returncode is None:
-            self._returncode = await self._child.wait()
-            if self._returncode is None:
-                self.kill()
+        if self._returncode is None:
+            status = await self._child.wait()
+            is_killed = self._child.is_orphan and status == -signal.SIGKILL and not self._worker.closed
+            if status is None or is_killed:
                 raise WorkerDied(f"the worker that ran process {self.pid} has ended")
-        assert self.returncode is not None
-        return self.returncode
+            self._returncode = status
+        return self._returncode
 
     async def aclose(self) -> None:
         """Close the pipes and wait for the command; when cancelled, kill it. In a fork of the app, only close."""
@@ -85,8 +88,8 @@ class Process(anyio.abc.Process):
         self.kill()
         with anyio.move_on_after(_PATIENCE, shield=True):
             await self._child.wait_ended()
-        with anyio.move_on_after(_REAPING, shield=True):
-            await self._child.wait()
+        with anyio.move_on_after(_REAPING, shield=True), suppress(WorkerDied):
+            await self.wait()
         if self.returncode is None:
             self._returncode = -signal.SIGKILL
 
@@ -116,9 +119,7 @@ class Process(anyio.abc.Process):
     @property
     def returncode(self) -> int | None:
         """The exit status; None while the command runs."""
-        if self._returncode is None:
-            self._returncode = self._child.poll()
-        return self._returncode
+        return self._child.poll() if self._returncode is None else self._returncode
 
     @property
     def stdin(self) -> PipeSendStream | None:
@@ -196,7 +197,7 @@ async def open_process(
             Started,
         )
         ours.pop_all()
-    return Process(Child(started.pid, started.pidfd, lifeline.ours), stdin_pipe, stdout_pipe, stderr_pipe)
+    return Process(worker, Child(started.pid, started.pidfd, lifeline.ours), stdin_pipe, stdout_pipe, stderr_pipe)
 
 
 def _environment(variables: Mapping[str, str] | None) -> tuple[str, ...]:
