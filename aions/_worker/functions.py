@@ -32,7 +32,7 @@ def import_modules(path: tuple[str, ...], modules: tuple[str, ...]) -> None:
 
 def call(server: Server, request: CallFunction) -> Called:
     """Call the function and send its outcome home."""
-    server.children.expect()
+    server.children.enter_function()
     pid = os.getpid()
     try:
         function, arguments = _unpickled(request)
@@ -66,7 +66,7 @@ def _can_start_threads(server: Server) -> bool:
 
 def _recover(server: Server) -> None:
     """Put right what a function may have changed under the loop."""
-    server.children.expect_again()
+    server.children.leave_function()
     server.end_with_parent()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -11,7 +11,7 @@ from aions._sys.calls import KernelError, call
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 else:
     import _signal as signal
 
@@ -43,15 +43,10 @@ def restore() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _nothing(_number: int, _frame: object) -> None:
-    """Do nothing: what matters is the byte."""
-
-
-def wake_by(descriptor: int) -> bool:
-    """Have SIGCHLD write a byte into a pipe; return whether that is how it was."""
-    handler = signal.signal(signal.SIGCHLD, _nothing)
-    before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
-    return handler is _nothing and before == descriptor
+def wake_by(descriptor: int, handler: Callable[[int, object], None]) -> bool:
+    """Have SIGCHLD write a byte into a pipe, and call something; return whether that is how it was."""
+    was = signal.signal(signal.SIGCHLD, handler), signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    return was == (handler, descriptor)
 
 
 def wake_nobody() -> None:
