@@ -9,6 +9,7 @@ import sys
 from aions._errors import AionsError
 from aions._wire.messages import Called, CallFunction
 from aions._wire.payload import packed, unpacked
+from aions._worker import signals
 from aions._worker.loop import Server
 from aions._worker.traceback import describe
 
@@ -66,6 +67,7 @@ def _can_start_threads(server: Server) -> bool:
 
 def _recover(server: Server) -> None:
     """Put right what a function may have changed under the loop."""
+    signals.ignore()
     server.children.leave_function()
     server.end_with_parent()
     for stream in (sys.stdout, sys.stderr):

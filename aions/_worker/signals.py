@@ -21,19 +21,25 @@ ALL = frozenset(map(int, signal.valid_signals())) - {KILL, int(signal.SIGSTOP)}
 """Those that a process may do something about."""
 
 _FROM_TERMINALS = ("SIGINT", "SIGQUIT", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGHUP")
+_IGNORED = tuple([getattr(signal, name) for name in (*_FROM_TERMINALS, "SIGPIPE")])
 
 
 def set_up() -> None:
-    """Undo what the app ignores or blocks, which exec hands on, and ignore what concerns the app and its commands only.
-
-    A worker can be in the app's process group, where a terminal sends to all; what it starts gets the defaults back.
-    """
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    """Undo what the app ignores or blocks, which exec hands on, and ignore what concerns the app and its commands only."""
     for number in ALL:
         signal.signal(number, signal.SIG_DFL)
     libc.restore_internal_signals()
-    for name in (*_FROM_TERMINALS, "SIGPIPE"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ignore()
+
+
+def ignore() -> None:
+    """Ignore what concerns the app and its commands only, and block nothing.
+
+    A worker can be in the app's process group, where a terminal sends to all; what it starts gets the defaults back.
+    """
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def restore() -> None:

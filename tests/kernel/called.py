@@ -150,7 +150,9 @@ def stubborn_result() -> Stubborn:
 def spoil_signals() -> None:
     """Change what the worker's own loop lives on."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
 
 
 def aions_sees(kind: str) -> str:
