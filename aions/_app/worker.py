@@ -558,6 +558,7 @@ class Worker(Mounting, Networking):
             limiter: taken for the length of the call.
 
         Raises:
+            AionsError: a cancellable call would be the first process of a pid namespace that the worker has unshared.
             pickle.PicklingError, AttributeError, TypeError: function, arguments or result cannot be pickled.
             Whatever the function raises, with the worker's traceback as a note.
         """

@@ -52,7 +52,7 @@ def call(server: Server, request: CallFunction) -> Called:
 
 _NO_THREADS = (
     "The worker has unshared or entered a pid namespace that only its children are in, and can start no threads (clone(2)): "
-    "call the function in a fork of it (Worker.fork, cancellable=True)."
+    "call the function in a fork of it (Worker.fork)."
 )
 
 
