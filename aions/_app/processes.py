@@ -28,6 +28,9 @@ Stream = int | IO[Any] | None
 _PATIENCE = 5
 """Seconds to wait for a command that was sent SIGKILL. Only one that sleeps uninterruptibly in the kernel takes longer."""
 
+_MAX_GROUPS = 65536
+"""The kernel takes no more (NGROUPS_MAX)."""
+
 _REAPING = 0.1
 """Seconds to wait for the status of a command that was killed: its worker may be busy, and a cancelled task is in a hurry."""
 
@@ -85,7 +88,10 @@ class Process(anyio.abc.Process):
             self._child.close()
 
     async def _end(self) -> None:
-        self.kill()
+        try:
+            self.kill()
+        except PermissionError:  # another user's by now, by a setuid program: it is left to itself
+            return
         with anyio.move_on_after(_PATIENCE, shield=True):
             await self._child.wait_ended()
         with anyio.move_on_after(_REAPING, shield=True), suppress(WorkerDied):
@@ -162,6 +168,10 @@ async def open_process(
     arguments = (command,) if isinstance(command, str | bytes | PathLike) else tuple(command)
     if not arguments:
         raise ValueError("the command is empty")
+    if any(number < 0 for number in pass_fds):
+        raise ValueError("a descriptor in pass_fds is negative")
+    if not -(2**31) <= umask < 2**31:
+        raise OverflowError(f"{umask} is no umask")
     numbers = tuple(dict.fromkeys(number for number in pass_fds if number > 2))
     with ExitStack() as ours, ExitStack() as theirs:
         lifeline = Lifeline()
@@ -182,7 +192,7 @@ async def open_process(
                 new_session=start_new_session or (worker.entered and not any(map(_is_terminal, (stdin, stdout, stderr)))),
                 user=None if user is None else _user_id(user),
                 group=None if group is None else _group_id(group),
-                extra_groups=None if extra_groups is None else tuple(map(_group_id, extra_groups)),
+                extra_groups=None if extra_groups is None else _group_ids(extra_groups),
                 umask=umask,
                 capabilities=mask(capabilities),
                 keep_capabilities=keep_capabilities,
@@ -257,6 +267,15 @@ def _user_id(user: str | int) -> int:
 
 def _group_id(group: str | int) -> int:
     return _checked_id(grp.getgrnam(group).gr_gid if isinstance(group, str) else group)
+
+
+def _group_ids(groups: Iterable[str | int]) -> tuple[int, ...]:
+    if isinstance(groups, str):
+        raise ValueError("extra_groups is a string: put it into a list")
+    ids = tuple(map(_group_id, groups))
+    if len(ids) > _MAX_GROUPS:
+        raise ValueError(f"{len(ids)} extra_groups are too many: {_MAX_GROUPS} at most")
+    return ids
 
 
 def _checked_id(number: int) -> int:
