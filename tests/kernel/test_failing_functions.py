@@ -106,6 +106,16 @@ async def test_a_function_that_leaves_a_thread(worker: Worker) -> None:
         await worker.unshare(Namespace.USER)
 
 
+async def test_a_function_that_leaves_a_thread_is_named_whatever_runs_after_it(worker: Worker) -> None:
+    for _ in range(5):
+        await worker.run_sync(called.join_a_thread)
+    await worker.run_sync(called.leave_a_thread)
+    await worker.run_sync(called.remember, 1)
+    await worker.run_sync(called.join_a_thread)
+    with refusal(errno.EINVAL, "unshare(CLONE_NEWUSER)", named(worker), "leave_a_thread"):
+        await worker.unshare(Namespace.USER)
+
+
 async def test_a_function_that_joins_its_threads(worker: Worker) -> None:
     for _ in range(5):
         await worker.run_sync(called.join_a_thread)
