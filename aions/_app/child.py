@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
+import struct
+from contextlib import suppress
 
 import anyio
 
 from aions._app.descriptor import Descriptor
 
 _STATUS = re.compile(rb"-?[0-9]{1,3}")
+
+_PIDFD_GET_INFO = 0xC040FF0B
+_INFO = "=Q52xi"
+"""Of a struct pidfd_info: what is filled in, and the wait status."""
+_EXIT = 8
+
+_REAPING = 1
+"""Seconds to wait until somebody has collected a process that has ended: before that the kernel does not say how."""
+
+
+def _kept_status(pidfd: int) -> int | None:
+    """Return the exit status that the kernel keeps for the pidfds of a process; None until that is collected.
+
+    Raises:
+        OSError: it keeps none (before Linux 6.15).
+    """
+    mask, status = struct.unpack(_INFO, fcntl.ioctl(pidfd, _PIDFD_GET_INFO, struct.pack(_INFO, _EXIT, 0)))
+    return os.waitstatus_to_exitcode(status) if mask & _EXIT else None
 
 
 class Lifeline:
@@ -28,7 +49,10 @@ class Lifeline:
 
 
 class Child:
-    """Owns the pidfd and the lifeline of a process. `pid` is what the app sees, whatever namespace the process is in."""
+    """Owns the pidfd and the lifeline of a process. `pid` is what the app sees, whatever namespace the process is in.
+
+    `is_orphan` is set once it shows that the process that had started it has ended before it.
+    """
 
     def __init__(self, pid: int, pidfd: int, lifeline: Descriptor) -> None:
         self.pid = pid
@@ -39,6 +63,7 @@ class Child:
         self._waiting_for_end = anyio.Lock()
         self._status: int | None = None
         self._complete = False
+        self.is_orphan = False
 
     def poll(self) -> int | None:
         """Return the exit status if it has come (negative: a signal), without waiting."""
@@ -48,6 +73,7 @@ class Child:
             except BlockingIOError:
                 return None
             self._complete = True
+            self.is_orphan = not text
             self._status = int(text) if _STATUS.fullmatch(text) else None
         return self._status
 
@@ -58,14 +84,26 @@ class Child:
         return self._complete
 
     async def wait(self) -> int | None:
-        """Wait for the exit status; None where whoever should have collected it ended as well."""
+        """Wait for the exit status; None where nobody can tell it: it is an orphan, and the kernel is older than Linux 6.15."""
         async with self._waiting:
-            while not self._complete:
+            while not self.has_ended:
                 if self._lifeline.fileno() < 0:
                     raise anyio.ClosedResourceError
                 await anyio.wait_readable(self._lifeline)
-                self.poll()
+            if self._status is None and self.pidfd.fileno() >= 0:
+                self._status = await self._asked_for()
         return self._status
+
+    async def _asked_for(self) -> int | None:
+        """Have the kernel tell the status that did not come. A process that nobody looks after any more is ended first."""
+        with suppress(PermissionError):  # another user's by now: it ends when it likes
+            self.signal(signal.SIGKILL)
+        await self.wait_ended()
+        with anyio.move_on_after(_REAPING), suppress(OSError):
+            while (status := _kept_status(self.pidfd.fileno())) is None:  # noqa: ASYNC110 - no descriptor tells
+                await anyio.sleep(0.001)
+            return status
+        return None
 
     async def wait_ended(self) -> None:
         """Wait until the process has ended, whether or not anybody has collected it."""
@@ -88,8 +126,9 @@ class Child:
 
     def stop_waiting(self) -> None:
         """Make tasks that wait raise `anyio.ClosedResourceError`, before `close`."""
-        if self._lifeline.fileno() >= 0:
-            anyio.notify_closing(self._lifeline)
+        for descriptor in (self._lifeline, self.pidfd):
+            if descriptor.fileno() >= 0:
+                anyio.notify_closing(descriptor)
 
     def close(self) -> None:
         """Close the descriptors. Needs no running loop."""

@@ -12,8 +12,9 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from aions._app.link import Link
 from aions._app.pickling import main_file, pickled, unpickled
+from aions._errors import AionsError
 from aions._wire.fdsocket import close_all
-from aions._wire.messages import Called, CallFunction
+from aions._wire.messages import Called, CallFunction, GetNamespaceID, Identified
 from aions._wire.payload import packed, unpacked
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ async def call(
         if limiter is not None:
             await stack.enter_async_context(limiter)
         if cancellable:
+            await _check_that_a_fork_may_end(worker)
             worker = await worker.fork()
             stack.push_async_callback(worker.aclose)
         with anyio.CancelScope(shield=not cancellable):
@@ -41,6 +43,18 @@ async def call(
     if returned:
         return cast(T, value)
     raise cast(BaseException, value)
+
+
+async def _check_that_a_fork_may_end(worker: Link) -> None:
+    """Refuse to have a fork for one call be the first process of a pid namespace, which would end with it."""
+    if worker.next_child_is_first:
+        try:
+            await worker.call(GetNamespaceID(None, "pid_for_children"), Identified)
+        except FileNotFoundError:
+            raise AionsError(
+                "the worker has unshared its pid namespace, and nothing runs there yet: a cancellable call would be its first "
+                "process, and the namespace would end with the call. Open a fork first, which stays (Worker.fork)."
+            ) from None
 
 
 async def _outcome(worker: Link, payload: bytes) -> tuple[bool, object]:

@@ -39,6 +39,8 @@ class PipeReceiveStream(_PipeEnd, ByteReceiveStream):
     """What a command writes."""
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
+        if max_bytes < 1:
+            raise ValueError("max_bytes must be a positive integer")
         with self._busy:
             while True:
                 self._check_open()
@@ -59,8 +61,8 @@ class PipeSendStream(_PipeEnd, ByteSendStream):
     async def send(self, item: bytes) -> None:
         view = memoryview(item)
         with self._busy:
+            self._check_open()
             while view:
-                self._check_open()
                 await anyio.wait_writable(self._pipe)
                 self._check_open()
                 try:

@@ -7,7 +7,7 @@ import os
 import pwd
 import signal
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from os import PathLike
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess
 from typing import IO, Any
@@ -28,6 +28,9 @@ Stream = int | IO[Any] | None
 _PATIENCE = 5
 """Seconds to wait for a command that was sent SIGKILL. Only one that sleeps uninterruptibly in the kernel takes longer."""
 
+_MAX_GROUPS = 65536
+"""The kernel takes no more (NGROUPS_MAX)."""
+
 _REAPING = 0.1
 """Seconds to wait for the status of a command that was killed: its worker may be busy, and a cancelled task is in a hurry."""
 
@@ -40,11 +43,13 @@ class Process(anyio.abc.Process):
 
     def __init__(
         self,
+        worker: Link,
         child: Child,
         stdin: PipeSendStream | None,
         stdout: PipeReceiveStream | None,
         stderr: PipeReceiveStream | None,
     ) -> None:
+        self._worker = worker
         self._child = child
         self._stdin = stdin
         self._stdout = stdout
@@ -55,15 +60,16 @@ class Process(anyio.abc.Process):
         """Wait until the command ends, and return its exit status (negative: the signal that ended it).
 
         Raises:
-            WorkerDied: the worker ended, so that nobody could collect the status. The command has been killed.
+            WorkerDied: the worker ended, and the command has been killed. (Before Linux 6.15 also if the command had ended
+                already, or the worker was closed: nobody can tell its status then.)
         """
-        if self.returncode is None:
-            self._returncode = await self._child.wait()
-            if self._returncode is None:
-                self.kill()
+        if self._returncode is None:
+            status = await self._child.wait()
+            is_killed = self._child.is_orphan and status == -signal.SIGKILL and not self._worker.closed
+            if status is None or is_killed:
                 raise WorkerDied(f"the worker that ran process {self.pid} has ended")
-        assert self.returncode is not None
-        return self.returncode
+            self._returncode = status
+        return self._returncode
 
     async def aclose(self) -> None:
         """Close the pipes and wait for the command; when cancelled, kill it. In a fork of the app, only close."""
@@ -82,11 +88,14 @@ class Process(anyio.abc.Process):
             self._child.close()
 
     async def _end(self) -> None:
-        self.kill()
+        try:
+            self.kill()
+        except PermissionError:  # another user's by now, by a setuid program: it is left to itself
+            return
         with anyio.move_on_after(_PATIENCE, shield=True):
             await self._child.wait_ended()
-        with anyio.move_on_after(_REAPING, shield=True):
-            await self._child.wait()
+        with anyio.move_on_after(_REAPING, shield=True), suppress(WorkerDied):
+            await self.wait()
         if self.returncode is None:
             self._returncode = -signal.SIGKILL
 
@@ -116,9 +125,7 @@ class Process(anyio.abc.Process):
     @property
     def returncode(self) -> int | None:
         """The exit status; None while the command runs."""
-        if self._returncode is None:
-            self._returncode = self._child.poll()
-        return self._returncode
+        return self._child.poll() if self._returncode is None else self._returncode
 
     @property
     def stdin(self) -> PipeSendStream | None:
@@ -161,6 +168,10 @@ async def open_process(
     arguments = (command,) if isinstance(command, str | bytes | PathLike) else tuple(command)
     if not arguments:
         raise ValueError("the command is empty")
+    if any(number < 0 for number in pass_fds):
+        raise ValueError("a descriptor in pass_fds is negative")
+    if not -(2**31) <= umask < 2**31:
+        raise OverflowError(f"{umask} is no umask")
     numbers = tuple(dict.fromkeys(number for number in pass_fds if number > 2))
     with ExitStack() as ours, ExitStack() as theirs:
         lifeline = Lifeline()
@@ -181,7 +192,7 @@ async def open_process(
                 new_session=start_new_session or (worker.entered and not any(map(_is_terminal, (stdin, stdout, stderr)))),
                 user=None if user is None else _user_id(user),
                 group=None if group is None else _group_id(group),
-                extra_groups=None if extra_groups is None else tuple(map(_group_id, extra_groups)),
+                extra_groups=None if extra_groups is None else _group_ids(extra_groups),
                 umask=umask,
                 capabilities=mask(capabilities),
                 keep_capabilities=keep_capabilities,
@@ -196,7 +207,7 @@ async def open_process(
             Started,
         )
         ours.pop_all()
-    return Process(Child(started.pid, started.pidfd, lifeline.ours), stdin_pipe, stdout_pipe, stderr_pipe)
+    return Process(worker, Child(started.pid, started.pidfd, lifeline.ours), stdin_pipe, stdout_pipe, stderr_pipe)
 
 
 def _environment(variables: Mapping[str, str] | None) -> tuple[str, ...]:
@@ -256,6 +267,15 @@ def _user_id(user: str | int) -> int:
 
 def _group_id(group: str | int) -> int:
     return _checked_id(grp.getgrnam(group).gr_gid if isinstance(group, str) else group)
+
+
+def _group_ids(groups: Iterable[str | int]) -> tuple[int, ...]:
+    if isinstance(groups, str):
+        raise ValueError("extra_groups is a string: put it into a list")
+    ids = tuple(map(_group_id, groups))
+    if len(ids) > _MAX_GROUPS:
+        raise ValueError(f"{len(ids)} extra_groups are too many: {_MAX_GROUPS} at most")
+    return ids
 
 
 def _checked_id(number: int) -> int:

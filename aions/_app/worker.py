@@ -548,7 +548,8 @@ class Worker(Mounting, Networking):
         """Call a function in the worker's process: `anyio.to_process.run_sync`, elsewhere.
 
         Function, arguments and result are pickled. The function runs in the worker itself, so what it does to the process stays
-        done, and other calls wait for it.
+        done, and other calls wait for it. A process that it starts it should also wait for: between two calls the worker
+        collects whatever has ended, and a later `Popen.wait()` finds nobody (and returns 0).
 
         Args:
             func: importable from the app's `sys.path` or `__main__`; with cloudpickle installed (`aions[cloudpickle]`), also
@@ -559,6 +560,7 @@ class Worker(Mounting, Networking):
             limiter: taken for the length of the call.
 
         Raises:
+            AionsError: a cancellable call would be the first process of a pid namespace that the worker has unshared.
             pickle.PicklingError, AttributeError, TypeError: function, arguments or result cannot be pickled.
             Whatever the function raises, with the worker's traceback as a note.
         """

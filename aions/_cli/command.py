@@ -14,6 +14,8 @@ from aions import Process, Worker, WorkerDied
 from aions._cli import signals
 from aions._cli.ending import Ended, Ending
 
+_SECONDS_TO_NOTICE = 0.1
+
 
 async def run(
     worker: Worker,
@@ -57,6 +59,8 @@ async def run(
     ) as process:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_pass_on, process, kept_back)
+            if os.isatty(0):
+                tasks.start_soon(_stop_likewise, process)
             if ending is not None:
                 tasks.start_soon(_tell_of, ending, process)
             with suppress(WorkerDied):
@@ -73,6 +77,14 @@ async def _pass_on(process: Process, kept_back: Collection[int]) -> None:
                 _send(process, number)
             if number == signal.SIGTSTP and not signals.stop():
                 _send(process, signal.SIGCONT)
+
+
+async def _stop_likewise(process: Process) -> None:
+    """Stop when the command has stopped by itself (a shell's `suspend`): the shell that we come from takes over then."""
+    while True:
+        await anyio.sleep(_SECONDS_TO_NOTICE)
+        if signals.is_stopped(process.pid) and signals.stop():
+            _send(process, signal.SIGCONT)
 
 
 async def _tell_of(ending: Ending, process: Process) -> None:

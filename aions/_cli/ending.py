@@ -56,8 +56,11 @@ def _waited_for(child: int) -> Ended:
     while True:
         arrived = signal.sigwaitinfo({*signals.HELD, signal.SIGCHLD})
         if arrived.si_signo == signal.SIGCHLD:
-            pid, status = os.waitpid(child, os.WNOHANG)
-            if pid:
+            pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+            if pid and os.WIFSTOPPED(status):
+                if signals.stop():
+                    os.kill(child, signal.SIGCONT)
+            elif pid:
                 return Ended(os.waitstatus_to_exitcode(status))
             continue
         if not signals.is_terminals(arrived.si_code):

@@ -79,9 +79,9 @@ def _joined(options: argparse.Namespace, stack: ExitStack) -> Iterator[Joined]:
     kinds = chosen(options)
     if options.all:
         kinds |= {kind: True for kind in Namespace if kind not in kinds and not _is_own(_target(options), kind)}
-    if not kinds:
-        raise ValueError("no namespace was named; --all enters all that differ from one's own")
     if options.user_parent:
+        if not kinds:
+            raise ValueError("no namespace was named whose owner --user-parent could mean")
         yield _owner_of(next(iter(kinds.items())), options, stack), Namespace.USER
         kinds.pop(Namespace.USER, None)
     of_target = Namespace(0)

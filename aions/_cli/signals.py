@@ -61,7 +61,20 @@ def _has_shell() -> bool:
     pid = os.getppid()
     try:
         while os.getpgid(pid) == group:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            pid = int(_stat(pid)[1])
         return os.getsid(pid) == session
     except OSError:
         return False  # it ends at this very moment, or is in a pid namespace outside of ours
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, by a signal and not by a tracer."""
+    try:
+        return _stat(pid)[0] == "T"
+    except OSError:
+        return False  # it has ended
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what /proc says of a process after its name: the state, the parent, …"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

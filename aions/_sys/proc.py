@@ -61,8 +61,7 @@ def write(proc: int, path: str, text: str) -> None:
 
 def thread_count(proc: int) -> int:
     """Count the threads of this process, also those that Python does not know of."""
-    with Opened(proc, "self/task", os.O_RDONLY | os.O_DIRECTORY) as descriptor:
-        return len(os.listdir(descriptor))
+    return os.stat("self/task", dir_fd=proc).st_nlink - 2
 
 
 def close_on_exec(proc: int, lowest: int) -> None:

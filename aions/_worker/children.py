@@ -22,9 +22,15 @@ if TYPE_CHECKING:
 
 _POLLIN = 1
 
+_UNKNOWN = b"?"
+"""Instead of an exit status, for a child that somebody else has collected."""
+
 
 class Children:
-    """The children that were asked for, by pid as this process counts. `sigchld` is ready once some may have ended."""
+    """The children that were asked for, by pid as this process counts. `sigchld` is ready once some may have ended.
+
+    While a user's function runs, the loop stands still; then they, and no others, are collected by the signal's handler.
+    """
 
     def __init__(self, poller: poll) -> None:
         self.sigchld = -1
@@ -32,23 +38,48 @@ class Children:
         self._poller = poller
         self._lifelines: dict[int, int] = {}
         self._pids: dict[int, int] = {}
+        self._in_function = 0  # the pid of this process, which is not that of a function's fork
         signals.wake_nobody()
 
     def expect(self) -> None:
         """Get ready for the first child: have SIGCHLD wake the loop, and adopt orphans."""
         if self.sigchld < 0:
             self.sigchld, self._sigchld_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            signals.wake_by(self._sigchld_writer)
+            signals.wake_by(self._sigchld_writer, self._on_sigchld)
             libc.become_subreaper()
             self._poller.register(self.sigchld, _POLLIN)
 
+    def enter_function(self) -> None:
+        """Get ready for a user's function."""
+        self.expect()
+        self._in_function = os.getpid()
+
+    def leave_function(self) -> None:
+        """Put right what a user's function may have changed."""
+        self._in_function = 0
+        self._collect_asked_for()
+        self.expect_again()
+
     def expect_again(self) -> None:
-        """Put right what a user's function may have changed, and wake the loop for what it may have missed."""
-        if not signals.wake_by(self._sigchld_writer) or _one_has_ended():
+        """Have SIGCHLD wake the loop as before, and wake it for what it may have missed."""
+        if not signals.wake_by(self._sigchld_writer, self._on_sigchld) or _one_has_ended():
             try:
                 os.write(self._sigchld_writer, b"\0")
             except BlockingIOError:
                 pass  # full, so it will wake
+
+    def _on_sigchld(self, _number: int, _frame: object) -> None:
+        if self._in_function == os.getpid():
+            self._collect_asked_for()
+
+    def _collect_asked_for(self) -> None:
+        """Collect and report those that were asked for; the kernel has the status of whom a function has collected."""
+        for pid in list(self._lifelines):
+            try:
+                if (ended := _wait_for(pid))[0]:
+                    self.report([ended])
+            except ChildProcessError:
+                self._close(self._lifelines.pop(pid), _UNKNOWN)
 
     def add(self, pid: int, lifeline: int) -> None:
         """Look after a child. The lifeline is duplicated; killing the child is all that happens where that fails."""
@@ -71,17 +102,12 @@ class Children:
     def collect(self) -> list[tuple[int, int]]:
         """Collect whoever has ended, orphans that were adopted included; return their pids and exit statuses."""
         ended: list[tuple[int, int]] = []
-        while True:
-            start = time.time()
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return ended
-            if pid == 0:
-                return ended
-            if Log.lines is not None:
-                note(Log.lines, start, f"wait4(-1, [{status:#x}], WNOHANG, NULL) = {pid}")
-            ended.append((pid, os.waitstatus_to_exitcode(status)))
+        try:
+            while (one := _wait_for(-1))[0]:
+                ended.append(one)
+        except ChildProcessError:
+            pass
+        return ended
 
     def report(self, ended: list[tuple[int, int]]) -> None:
         """Tell the app how children have ended; orphans it never asked for."""
@@ -105,6 +131,15 @@ class Children:
     def strays(self, proc: int) -> list[int]:
         """Return the children that were never asked for: orphans of a worker that has ended."""
         return [pid for pid in procfs.own_children(proc) if pid not in self._lifelines]
+
+
+def _wait_for(which: int) -> tuple[int, int]:
+    """Collect a child that has ended, this one or, for -1, any; return its pid and exit status, or 0 for both."""
+    start = time.time()
+    pid, status = os.waitpid(which, os.WNOHANG)
+    if pid and Log.lines is not None:
+        note(Log.lines, start, f"wait4({which}, [{status:#x}], WNOHANG, NULL) = {pid}")
+    return pid, os.waitstatus_to_exitcode(status)
 
 
 def _one_has_ended() -> bool:

@@ -112,7 +112,9 @@ def _forked(request: Spawn, places: dict[int, int], group: int | None) -> int:
             Log.lines += packet.log or ()
         if isinstance(said, Failed):
             os.waitpid(pid, 0)
-            raise KernelError(said.errno, said.call, said.path)
+            error = KernelError(said.errno, said.call, said.path)
+            error.hint = said.hint
+            raise error
     return pid
 
 
@@ -138,6 +140,8 @@ def _become(request: Spawn, places: dict[int, int], group: int | None, report: i
         _first_found(request, "execve", lambda program, arguments: os.execve(program, arguments, environment))  # noqa: S606
     except OSError as error:
         _tell(report, failure(error))
+    except Exception as error:
+        _tell(report, Failed(errno.EINVAL, "", None, f"{error!r:.200}"))
     finally:
         os._exit(255)
 
@@ -164,7 +168,7 @@ def _prepare(request: Spawn, group: int | None) -> None:
         call(lambda: f"setpgid(0, {group})", os.setpgid, 0, group)
     privileges.prepare(request)
     if groups is not None:
-        call(lambda: f"setgroups({list(groups)})", os.setgroups, groups)
+        call(lambda: f"setgroups({list(groups)!s:.200})", os.setgroups, groups)
     if gid is not None:
         call(lambda: f"setregid({gid}, {gid})", os.setregid, gid, gid)
     if uid is not None:
@@ -183,9 +187,7 @@ def _first_found(request: Spawn, name: str, start: Start, obstacle: Callable[[st
                 raise KernelError(number, text, arguments[0])
             return call(lambda: text, start, program, arguments, path=arguments[0])  # noqa: B023 - called at once
         except KernelError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
-                raise
-            if error.errno == errno.EACCES:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR) and refused.errno == errno.ENOENT:
                 refused = error
     raise refused
 

@@ -86,7 +86,12 @@ def preload_modules(server: Forkserver, request: Preload) -> Done:
     from aions._worker import functions
 
     server.preloaded += request.modules
-    functions.import_modules(request.path, request.modules)
+    server.children.expect()
+    try:
+        functions.import_modules(request.path, request.modules)
+    finally:
+        signals.set_up()
+        server.children.expect_again()
     gc.freeze()
     return Done()
 

@@ -7,8 +7,10 @@ import os
 import sys
 
 from aions._errors import AionsError
+from aions._sys import proc as procfs
 from aions._wire.messages import Called, CallFunction
 from aions._wire.payload import packed, unpacked
+from aions._worker import signals
 from aions._worker.loop import Server
 from aions._worker.traceback import describe
 
@@ -32,11 +34,12 @@ def import_modules(path: tuple[str, ...], modules: tuple[str, ...]) -> None:
 
 def call(server: Server, request: CallFunction) -> Called:
     """Call the function and send its outcome home."""
-    server.children.expect()
-    pid = os.getpid()
+    server.children.enter_function()
+    pid, name = os.getpid(), None
+    _look_for_threads(server, name)
     try:
         function, arguments = _unpickled(request)
-        server.last_function = getattr(function, "__qualname__", repr(function))
+        name = getattr(function, "__qualname__", repr(function))
         outcome = True, function(*arguments)
     except BaseException as error:
         error.add_note("Traceback in the worker (most recent call last):\n" + describe(error.__traceback__))
@@ -46,12 +49,21 @@ def call(server: Server, request: CallFunction) -> Called:
     if os.getpid() != pid:
         os._exit(0)  # the function has forked, and this is its child
     _recover(server)
+    _look_for_threads(server, name)
     return Called(*packed(_pickled(*outcome)))
+
+
+def _look_for_threads(server: Server, name: str | None) -> None:
+    """Remember which function was the first after which there were other threads than this one."""
+    if procfs.thread_count(server.home.proc) == 1:
+        server.threads_from = None
+    else:
+        server.threads_from = server.threads_from or name
 
 
 _NO_THREADS = (
     "The worker has unshared or entered a pid namespace that only its children are in, and can start no threads (clone(2)): "
-    "call the function in a fork of it (Worker.fork, cancellable=True)."
+    "call the function in a fork of it (Worker.fork)."
 )
 
 
@@ -66,7 +78,8 @@ def _can_start_threads(server: Server) -> bool:
 
 def _recover(server: Server) -> None:
     """Put right what a function may have changed under the loop."""
-    server.children.expect_again()
+    signals.ignore()
+    server.children.leave_function()
     server.end_with_parent()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -134,9 +134,9 @@ def with_threads_named(server: Server, function: Callable[..., None], *arguments
     try:
         function(*arguments)
     except KernelError as error:
-        count = 1 if server.last_function is None else procfs.thread_count(server.home.proc)
+        count = 1 if server.threads_from is None else procfs.thread_count(server.home.proc)
         if count > 1:
-            error.hint = f"The worker has {count} threads; the last function that it ran is {server.last_function}."
+            error.hint = f"The worker has {count} threads; the function that left them is {server.threads_from}."
         raise
 
 
@@ -146,7 +146,7 @@ def wait_for_single_thread(server: Server) -> None:
     KERNEL: a thread that was joined still counts for a moment, and unshare and setns then say EINVAL.
     """
     deadline = time.monotonic() + 0.1
-    while server.last_function is not None and procfs.thread_count(server.home.proc) > 1:
+    while server.threads_from is not None and procfs.thread_count(server.home.proc) > 1:
         if time.monotonic() > deadline:
             return  # the kernel will say what it thinks of it
         time.sleep(0.0002)

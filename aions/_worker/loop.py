@@ -62,7 +62,7 @@ class Server:
         self.parent = parent
         self.poller = select.poll()
         self.children = Children(self.poller)
-        self.last_function: str | None = None
+        self.threads_from: str | None = None
         self.half_made = False
         self.poller.register(connection, select.POLLIN)
 

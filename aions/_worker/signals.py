@@ -11,7 +11,7 @@ from aions._sys.calls import KernelError, call
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 else:
     import _signal as signal
 
@@ -21,19 +21,25 @@ ALL = frozenset(map(int, signal.valid_signals())) - {KILL, int(signal.SIGSTOP)}
 """Those that a process may do something about."""
 
 _FROM_TERMINALS = ("SIGINT", "SIGQUIT", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGHUP")
+_IGNORED = tuple([getattr(signal, name) for name in (*_FROM_TERMINALS, "SIGPIPE")])
 
 
 def set_up() -> None:
-    """Undo what the app ignores or blocks, which exec hands on, and ignore what concerns the app and its commands only.
-
-    A worker can be in the app's process group, where a terminal sends to all; what it starts gets the defaults back.
-    """
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    """Undo what the app ignores or blocks, which exec hands on, and ignore what concerns the app and its commands only."""
     for number in ALL:
         signal.signal(number, signal.SIG_DFL)
     libc.restore_internal_signals()
-    for name in (*_FROM_TERMINALS, "SIGPIPE"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ignore()
+
+
+def ignore() -> None:
+    """Ignore what concerns the app and its commands only, and block nothing.
+
+    A worker can be in the app's process group, where a terminal sends to all; what it starts gets the defaults back.
+    """
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def restore() -> None:
@@ -43,15 +49,10 @@ def restore() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _nothing(_number: int, _frame: object) -> None:
-    """Do nothing: what matters is the byte."""
-
-
-def wake_by(descriptor: int) -> bool:
-    """Have SIGCHLD write a byte into a pipe; return whether that is how it was."""
-    handler = signal.signal(signal.SIGCHLD, _nothing)
-    before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
-    return handler is _nothing and before == descriptor
+def wake_by(descriptor: int, handler: Callable[[int, object], None]) -> bool:
+    """Have SIGCHLD write a byte into a pipe, and call something; return whether that is how it was."""
+    was = signal.signal(signal.SIGCHLD, handler), signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    return was == (handler, descriptor)
 
 
 def wake_nobody() -> None:

@@ -13,6 +13,9 @@ import pytest
 
 from aions._app.child import Child, Lifeline
 from tests.app.waiting import outcome
+from tests.kept_statuses import are_kept
+
+KEPT = pytest.mark.skipif(not are_kept(), reason="the kernel keeps no exit statuses for pidfds")
 
 
 class Held:
@@ -37,6 +40,11 @@ class Held:
         self.theirs.close()
         self._process.kill()
         self._process.communicate()
+
+    def collect(self) -> None:
+        """Collect the child, once it has ended, without a word about it to the app."""
+        self.theirs.close()
+        self._process.wait()
 
     def status(self) -> int:
         return self._process.wait()
@@ -68,9 +76,10 @@ async def test_polling_is_enough_to_see_the_status(held: Held) -> None:
 
 
 async def test_a_lifeline_that_is_let_go_without_a_status_means_that_there_is_none(held: Held) -> None:
-    assert await outcome(held.child.wait, held.theirs.close) is None
+    held.theirs.close()
     assert held.child.poll() is None
     assert held.child.has_ended
+    assert held.child.is_orphan
 
 
 @pytest.mark.parametrize("text", [b"abc", b"\xff"])
@@ -78,7 +87,40 @@ async def test_a_status_that_is_none_counts_as_none(held: Held, text: bytes) -> 
     held.report(text)  # a worker in somebody else's namespaces may write what it likes
     assert held.child.poll() is None
     assert held.child.has_ended
+    assert not held.child.is_orphan
+
+
+@KEPT
+async def test_the_kernel_tells_the_status_that_its_parent_does_not(held: Held) -> None:
+    held.end()
+    held.collect()
+    assert await held.child.wait() == -signal.SIGKILL
+    assert held.child.is_orphan
+    assert held.child.poll() == -signal.SIGKILL
+
+
+@KEPT
+async def test_whoever_has_collected_it() -> None:
+    held = Held("exit 3")
+    held.collect()
+    assert await held.child.wait() == 3
+    held.close()
+
+
+async def test_where_the_kernel_tells_nothing_there_is_no_status(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aions._app.child._PIDFD_GET_INFO", 0xC040FFFF)
+    held.end()
+    held.collect()
     assert await held.child.wait() is None
+    assert await held.child.wait() is None
+
+
+async def test_an_orphan_is_ended_whether_or_not_anybody_collects_it(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aions._app.child._REAPING", 0.01)
+    held.theirs.close()
+    with anyio.fail_after(1):
+        assert await held.child.wait() is None
+    assert held.status() == -signal.SIGKILL
 
 
 async def test_several_tasks_may_wait_for_the_status(held: Held) -> None:

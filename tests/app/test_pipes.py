@@ -183,3 +183,20 @@ async def test_a_cancelled_receive_loses_nothing(receiving: Receiving) -> None:
     os.write(writing, b"still there")
     assert await stream.receive() == b"still there"
     os.close(writing)
+
+
+async def test_at_least_one_byte_is_asked_for(receiving: Receiving) -> None:
+    stream, writing = receiving
+    os.write(writing, b"hello")
+    with pytest.raises(ValueError, match="positive"):
+        await stream.receive(0)
+    assert await stream.receive() == b"hello"
+    os.close(writing)
+
+
+async def test_a_closed_stream_takes_not_even_nothing(sending: Sending) -> None:
+    stream, reading = sending
+    stream.close()
+    with pytest.raises(anyio.ClosedResourceError):
+        await stream.send(b"")
+    os.close(reading)

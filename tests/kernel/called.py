@@ -57,6 +57,13 @@ def fork_and_return_twice() -> int:
     return os.fork()
 
 
+def collect_a_child(fifo: str) -> int:
+    """Let go who reads a fifo, and collect whatever child of this process ends first, before anybody learns of it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    open(fifo, "w").close()
+    return os.waitstatus_to_exitcode(os.wait()[1])
+
+
 def leave_a_thread() -> None:
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 
@@ -143,7 +150,9 @@ def stubborn_result() -> Stubborn:
 def spoil_signals() -> None:
     """Change what the worker's own loop lives on."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
 
 
 def aions_sees(kind: str) -> str:

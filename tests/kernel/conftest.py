@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kept_statuses import are_kept
+
 REQUIRED = os.environ.get("AIONS_KERNEL_TESTS") == "require"
 
 
@@ -30,6 +32,7 @@ CAPABILITIES = {
     "ip": lambda: can("ip", "-Version"),
     "tmux": lambda: can("tmux", "-V"),
     "usr_as_root": lambda: can("unshare", "--map-root-user", "--root=/usr", "/bin/sh", "-c", ":"),
+    "kept_statuses": lambda: bool(are_kept()),
     "strace": lambda: can("strace", "-o", "/dev/null", "true"),
 }
 

@@ -73,6 +73,9 @@ BAD_VALUES: dict[str, tuple[str, Act]] = {
     "a NUL in the environment": ("null byte|NUL", lambda worker: worker.run_process(["true"], env={"A": "\0"})),
     "an = in a name": ("environment variable name", lambda worker: worker.run_process(["true"], env={"A=B": "C"})),
     "a negative user": ("-5", lambda worker: worker.run_process(["true"], user=-5)),
+    "groups in a string": ("string", lambda worker: worker.run_process(["true"], extra_groups="root")),
+    "too many groups": ("65537", lambda worker: worker.run_process(["true"], extra_groups=range(65537))),
+    "a negative descriptor": ("negative", lambda worker: worker.run_process(["true"], pass_fds=[-1])),
     "input and stdin": ("only one", lambda worker: worker.run_process(["cat"], input=b"a", stdin=subprocess.DEVNULL)),
     "something of Windows": ("Windows", lambda worker: worker.run_process(["true"], creationflags=1)),
 }
@@ -101,3 +104,8 @@ BAD_TYPES: dict[str, Act] = {
 async def test_bad_types_are_type_errors(worker: Worker, act: Act) -> None:
     with pytest.raises(TypeError):
         await act(worker)
+
+
+async def test_a_umask_that_is_out_of_range(worker: Worker) -> None:
+    with pytest.raises(OverflowError):
+        await worker.run_process(["true"], umask=2**40)

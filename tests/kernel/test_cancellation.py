@@ -24,6 +24,7 @@ from anyio.lowlevel import checkpoint
 from aions import Dev, Namespace, NamespaceFile, NamespaceID, Worker, current_worker, get_namespace_id, open_worker
 from tests.kernel.programs.counts import times
 from tests.kernel.programs.running import children, parent, state, wait_until
+from tests.kernel.scripts import run_script
 
 SOCKETS = [
     (socket.AF_INET, socket.SOCK_STREAM),
@@ -369,3 +370,32 @@ async def test_a_stalled_worker_does_not_slow_down_others() -> None:
         assert sorted(took)[98] < 0.05
         tasks.cancel_scope.cancel()
         os.kill(stalled.pid, signal.SIGCONT)
+
+
+OTHER_USERS = """
+    import os
+    import sys
+    import anyio
+    from aions import open_worker
+
+    async def main():
+        async with open_worker() as worker:
+            process = await worker.open_process(["sleep", "600"], stdin=-3)
+            os.setresuid(65534, 65534, 0)  # as a plain user is to a program that has become root
+            with anyio.CancelScope() as scope:
+                async with process:
+                    scope.cancel()
+                    await anyio.sleep_forever()
+            os.setresuid(0, 0, 0)
+            print(scope.cancelled_caught, process.returncode)
+
+    anyio.run(main, backend=sys.argv[1])
+    """
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_cancelling_does_not_wait_for_a_command_that_has_become_another_users(backend: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert run_script(tmp_path, OTHER_USERS, backend) == ["True None"]
+    assert time.monotonic() - began < 5

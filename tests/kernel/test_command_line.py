@@ -75,8 +75,8 @@ def test_nsenter_enters_what_is_named(target: subprocess.Popen[bytes]) -> None:
     assert result.stdout.split() == ["0", *links("net", pid=target.pid), *links("uts")], result.stderr
 
 
-def test_nsenter_needs_a_namespace_and_a_process(target: subprocess.Popen[bytes]) -> None:
-    result = aions("nsenter", "-t", str(target.pid), "true")
+def test_nsenter_needs_a_process_that_lives(target: subprocess.Popen[bytes]) -> None:
+    result = aions("nsenter", "-t", str(target.pid), "--user-parent", "true")
     assert (result.returncode, "no namespace was named" in result.stderr) == (1, True)
     target.kill()
     target.wait()

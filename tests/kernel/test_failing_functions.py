@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import anyio
 import pytest
 
 from aions import AionsError, Namespace, Worker, WorkerDied, open_worker
@@ -104,6 +106,16 @@ async def test_a_function_that_leaves_a_thread(worker: Worker) -> None:
         await worker.unshare(Namespace.USER)
 
 
+async def test_a_function_that_leaves_a_thread_is_named_whatever_runs_after_it(worker: Worker) -> None:
+    for _ in range(5):
+        await worker.run_sync(called.join_a_thread)
+    await worker.run_sync(called.leave_a_thread)
+    await worker.run_sync(called.remember, 1)
+    await worker.run_sync(called.join_a_thread)
+    with refusal(errno.EINVAL, "unshare(CLONE_NEWUSER)", named(worker), "leave_a_thread"):
+        await worker.unshare(Namespace.USER)
+
+
 async def test_a_function_that_joins_its_threads(worker: Worker) -> None:
     for _ in range(5):
         await worker.run_sync(called.join_a_thread)
@@ -114,6 +126,12 @@ async def test_a_function_that_joins_its_threads(worker: Worker) -> None:
 
 async def test_a_function_that_spoils_the_signals_of_its_worker(worker: Worker) -> None:
     await worker.run_sync(called.spoil_signals)
+    assert await works(worker)
+    for _ in range(5):
+        with anyio.move_on_after(0):
+            await worker.run_process(["true"])
+    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTSTP):
+        os.kill(worker.pid, number)
     assert await works(worker)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from aions import Namespace, Worker, WorkerDied, open_worker, run_sync
+from aions import AionsError, Namespace, Worker, WorkerDied, open_worker, run_sync
 from tests.kernel import called
 from tests.kernel.scripts import run_script
 from tests.kernel.targets import EVERY_KIND, names_of, on_one_loop
@@ -212,6 +212,19 @@ async def test_a_cancellable_call_leaves_no_state_and_blocks_nobody(worker: Work
         assert await worker.run_sync(called.remember, 2, cancellable=True) == [1, 2]
         assert await worker.run_sync(called.remember, 3) == [1, 3]
         tasks.cancel_scope.cancel()
+
+
+async def test_a_cancellable_call_is_not_the_first_process_of_a_pid_namespace() -> None:
+    async with open_worker(unshare=Namespace.USER) as worker:
+        await worker.unshare(Namespace.TIME)
+        assert await worker.run_sync(os.getpid, cancellable=True) > 1
+        await worker.unshare(Namespace.PID)
+        with pytest.raises(AionsError, match=r"first process.*Worker\.fork"):
+            await worker.run_sync(os.getpid, cancellable=True)
+        async with worker.fork() as first:
+            assert await first.run_sync(os.getpid) == 1
+            assert await worker.run_sync(os.getpid, cancellable=True) == 2
+            await worker.run_process(["true"])
 
 
 async def test_a_call_that_is_not_cancellable_is_waited_for(worker: Worker, tmp_path: Path) -> None:

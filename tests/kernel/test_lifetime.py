@@ -8,6 +8,7 @@ import select
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL
@@ -190,7 +191,7 @@ async def test_closing_a_worker_ends_its_command_although_the_forkserver_was_kil
         command = await worker.open_process(["sleep", "1000"], stdout=DEVNULL)
         pidfd = os.dup(command.pidfd)
         await kill_forkserver(worker)
-    with pytest.raises(WorkerDied):
+    with suppress(WorkerDied):  # before Linux 6.15
         await command.aclose()
     try:
         wait_until(lambda: ended(pidfd), 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
-from aions import AionsError, open_worker
+from aions import AionsError, WorkerDied, open_worker
 from tests.kernel.targets import on_one_loop, status_field
 
 
@@ -77,6 +79,29 @@ async def test_a_module_that_starts_threads_in_the_forkserver_only(tmp_path: Pat
         async with open_worker(preload=[name]):
             raise AssertionError
     assert any("2 threads" in note and name in note for note in caught.value.__notes__)
+
+
+SPOILS = """
+import signal
+signal.set_wakeup_fd(-1)
+for number in (signal.SIGCHLD, signal.SIGPIPE):
+    signal.signal(number, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+"""
+
+
+async def test_a_module_that_spoils_the_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = module(tmp_path, "preloaded_spoilt", SPOILS, monkeypatch)
+    with anyio.fail_after(2):
+        async with open_worker(preload=[name]) as worker:
+            await worker.run_process(["true"])
+        async with open_worker() as worker:
+            os.kill(int(status_field(worker.pid, "PPid")), signal.SIGPIPE)
+            await worker.run_process(["true"])
+            os.kill(worker.pid, signal.SIGKILL)
+            with pytest.raises(WorkerDied) as caught:
+                await worker.get_namespace_id(None, "net")
+        assert caught.value.status == -signal.SIGKILL
 
 
 @on_one_loop

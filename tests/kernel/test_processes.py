@@ -345,6 +345,15 @@ async def test_a_command_that_cannot_be_run_does_not_use_up_a_pid_namespace(tmp_
 
 
 @on_one_loop
+@pytest.mark.parametrize("user", [None, os.geteuid()])
+async def test_directories_that_cannot_be_searched_are_passed_over(at_home: Worker, user: int | None) -> None:
+    path = f"/{'a' * 300}:{os.environ['PATH']}"
+    assert (await at_home.run_process(["true"], env={"PATH": path}, user=user)).returncode == 0
+    with pytest.raises(OSError, match="File name too long"):
+        await at_home.run_process(["no-such-program"], env={"PATH": path}, user=user)
+
+
+@on_one_loop
 async def test_a_command_in_entered_namespaces_has_a_session_of_its_own() -> None:
     with target(Namespace.USER | Namespace.PID) as pid:
         async with open_worker() as worker:

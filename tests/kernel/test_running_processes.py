@@ -16,6 +16,7 @@ import pytest
 from anyio.streams.text import TextReceiveStream
 
 from aions import Namespace, Process, Worker, WorkerDied, open_worker
+from tests.kernel import called
 from tests.kernel.pipes import open_pipe, read_all
 from tests.kernel.targets import has_ended, on_one_loop, status_field, until
 
@@ -189,13 +190,57 @@ async def test_being_cancelled_in_run_process_kills_the_command(worker: Worker, 
 async def test_a_process_ends_with_its_worker(worker: Worker) -> None:
     process = await worker.open_process(["sleep", "600"])
     await worker.aclose()
-    with anyio.fail_after(10):
-        await anyio.wait_readable(process.pidfd)
-    with suppress(WorkerDied):  # unless the worker had time to say how
+    with anyio.fail_after(10), suppress(WorkerDied):  # before Linux 6.15, unless the worker had time to say how
         assert await process.wait() == -signal.SIGKILL
     with suppress(WorkerDied):
         await process.aclose()
     assert process.pidfd == -1
+
+
+@pytest.mark.needs("kept_statuses")
+async def test_the_status_of_a_command_outlives_its_worker(worker: Worker) -> None:
+    ended = [await worker.open_process(f"exit {status}", stdin=DEVNULL) for status in range(5)]
+    for process in ended:
+        await anyio.wait_readable(process.pidfd)
+    running = await worker.open_process(["sleep", "600"], stdin=DEVNULL)
+    await worker.aclose()
+    assert [await process.wait() for process in ended] == [0, 1, 2, 3, 4]
+    assert await running.wait() == running.returncode == -signal.SIGKILL
+    for process in (*ended, running):
+        await process.aclose()
+
+
+@pytest.mark.needs("kept_statuses")
+async def test_the_status_of_a_command_outlives_a_worker_that_is_killed(worker: Worker) -> None:
+    async with await worker.open_process("exit 3", stdin=DEVNULL) as ended:
+        os.kill(worker.pid, signal.SIGSTOP)
+        await anyio.wait_readable(ended.pidfd)
+        os.kill(worker.pid, signal.SIGKILL)
+        assert await ended.wait() == 3
+
+
+@pytest.mark.needs("kept_statuses")
+async def test_the_status_of_a_command_that_a_function_has_collected(worker: Worker, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ends")
+    async with await worker.open_process(f"read line < {tmp_path}/ends; exit 5") as process:
+        assert await worker.run_sync(called.collect_a_child, str(tmp_path / "ends")) == 5
+        with anyio.fail_after(10):
+            assert await process.wait() == process.returncode == 5
+
+
+async def test_the_end_of_a_command_is_seen_while_a_function_runs(worker: Worker, tmp_path: Path) -> None:
+    for name in ("began", "go_on"):
+        os.mkfifo(tmp_path / name)
+    async with (
+        await worker.open_process(f"read line < {tmp_path}/began; exit 5") as process,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(worker.run_sync, called.write_and_wait_for, str(tmp_path / "began"), str(tmp_path / "go_on"))
+        try:
+            with anyio.fail_after(10):
+                assert await process.wait() == 5
+        finally:
+            (tmp_path / "go_on").write_text("")
 
 
 @on_one_loop

@@ -143,6 +143,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
             "-n",
             "-U/proc/TARGET/ns/user",
         ),
+        *("", "-w", "--wd=/usr", "-F -w", *(pytest.param(each, marks=pytest.mark.root) for each in ("-r -w", "-S 1"))),
         *("--user=/proc/TARGET/ns/user --net=/proc/TARGET/ns/net", "-U -n/proc/TARGET/ns/net -F"),
         pytest.param("-a -n/proc/self/ns/net", marks=pytest.mark.root),  # a plain user cannot enter his own again
     ],
@@ -182,7 +183,7 @@ def test_nsenter_root(option: str, target: int) -> None:
 
 
 def test_nsenter_wants_to_know_where() -> None:
-    for options in ("", "-n", "-n/proc/self/ns/net -r", "-n/proc/self/ns/net --env", "--all"):
+    for options in ("-n", "-n/proc/self/ns/net -r", "-n/proc/self/ns/net --env", "--all"):
         assert outcome(OURS, "nsenter", *options.split(), "true") == ("", 1)
 
 

@@ -105,6 +105,57 @@ def test_reaping_collects_all_that_have_ended_and_nobody_else() -> None:
     apart(worker)
 
 
+def test_in_a_function_those_that_were_asked_for_are_collected_at_once_and_no_others() -> None:
+    def worker() -> None:
+        family = Family()
+        family.children.enter_function()
+        own = start("exit 4")
+        wait_until_ended(own)
+        _pid, lifeline = family.start("exit 3")
+        assert select.select([lifeline], [], [], 2)[0]
+        assert os.read(lifeline, 100) == b"3"
+        assert os.waitstatus_to_exitcode(os.waitpid(own, 0)[1]) == 4
+        family.children.leave_function()
+        pid, lifeline = family.start("exit 5")
+        wait_until_ended(pid)
+        assert select.select([lifeline], [], [], 0)[0] == []
+        assert family.reap() is True
+
+    apart(worker)
+
+
+def test_a_fork_of_a_function_collects_nobody() -> None:
+    def worker() -> None:
+        family = Family()
+        family.children.enter_function()
+
+        def fork() -> None:
+            wait_until_ended(start("exit 0"))
+            assert os.waitpid(-1, os.WNOHANG)[0]
+
+        _pid, lifeline = family.start("exec sleep 100")
+        apart(fork)
+        assert select.select([lifeline], [], [], 0)[0] == []
+        kill_descendants(family.proc, "self")
+
+    apart(worker)
+
+
+def test_who_was_collected_by_a_function_is_nobodys_child_any_more() -> None:
+    def worker() -> None:
+        family = Family()
+        family.children.enter_function()
+        pid, lifeline = family.start("exec sleep 100")
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        family.children.leave_function()
+        assert os.read(lifeline, 100) == b"?"
+        assert family.children.strays(family.proc) == []
+
+    apart(worker)
+
+
 def test_reaping_does_not_mind_that_nobody_reads_the_status() -> None:
     def worker() -> None:
         family = Family()

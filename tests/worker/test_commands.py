@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from aions._sys.calls import KernelError
 from aions._wire.messages import Spawn
-from aions._worker.commands import Placed, _place
+from aions._worker.commands import Placed, _forked, _place
 from tests.wire.full_table import room_for
 from tests.worker.apart import apart
 
 
-def request(standard: Sequence[int], passed: Sequence[int], numbers: Sequence[int]) -> Spawn:
+def request(standard: Sequence[int], passed: Sequence[int], numbers: Sequence[int], umask: int = -1) -> Spawn:
     stdin, stdout, stderr = standard
     return Spawn(
         arguments=("true",),
@@ -29,7 +30,7 @@ def request(standard: Sequence[int], passed: Sequence[int], numbers: Sequence[in
         user=None,
         group=None,
         extra_groups=None,
-        umask=-1,
+        umask=umask,
         capabilities=None,
         keep_capabilities=False,
         no_new_privs=False,
@@ -156,5 +157,14 @@ def test_where_there_is_no_room_nothing_is_lost() -> None:
             outcomes.append(outcome)
         assert set(outcomes) == {errno.EMFILE, 0}
         assert outcomes[-1] == 0
+
+    in_a_worker(worker)
+
+
+def test_whatever_goes_wrong_before_a_command_runs_is_told() -> None:
+    def worker() -> None:
+        with pytest.raises(KernelError, match="Invalid argument") as caught:
+            _forked(request((0, 1, 2), (), (), umask=2**40), {}, None)
+        assert "OverflowError" in str(caught.value.hint)
 
     in_a_worker(worker)
