@@ -20,6 +20,8 @@ from aions._errors import ProtocolError
 from aions._types import Namespace
 from aions._wire.messages import (
     Done,
+    GetNamespaceID,
+    Identified,
     IsolateResolver,
     Named,
     ReadResolverFiles,
@@ -168,4 +170,6 @@ async def _join_network(resolver: Link, worker: Link) -> None:
     try:
         await set_namespace(resolver, worker.child.pidfd, Namespace.NETWORK, preserve_credentials=False)
     except PermissionError:
-        await set_namespace(resolver, worker.child.pidfd, Namespace.USER | Namespace.NETWORK, preserve_credentials=False)
+        there, here = [await each.call(GetNamespaceID(None, "net"), Identified) for each in (worker, resolver)]
+        kinds = Namespace.USER if there == here else Namespace.USER | Namespace.NETWORK  # nobody inside may join the host's
+        await set_namespace(resolver, worker.child.pidfd, kinds, preserve_credentials=False)

@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import subprocess
+import sysconfig
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -283,6 +284,60 @@ async def watched_resolvers(worker: Worker) -> AsyncIterator[set[str]]:
         tasks.start_soon(watch)
         yield roots
         tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+def foreign_root(tmp_path: Path) -> Path:
+    """A root whose configuration has the C library load a library. Where that would be are FIFOs, which nobody can open."""
+    for directory in ("etc", "old", *LIBRARIES):
+        (tmp_path / directory).mkdir(parents=True, exist_ok=True)
+    for directory in LIBRARIES:
+        os.mkfifo(tmp_path / directory / "libnss_evil.so.2")
+    (tmp_path / "etc" / "nsswitch.conf").write_text("hosts: evil files\n")
+    (tmp_path / "etc" / "hosts").write_text("192.0.2.66 inside\n")
+    return tmp_path
+
+
+LIBRARIES = ("lib64", "lib", f"lib/{sysconfig.get_config_var('MULTIARCH')}")
+
+
+async def pivot(worker: Worker, root: Path) -> None:
+    await worker.bind_mount(root, root)
+    await worker.pivot_root(root, root / "old")
+
+
+CHANGES: dict[str, tuple[Namespace, Callable[[Worker, Path], Awaitable[None]]]] = {
+    "pivot_root": (INSIDE, pivot),
+    "chroot": (INSIDE, Worker.chroot),
+    "chroot in the host's network": (Namespace.USER | Namespace.MOUNT, Worker.chroot),
+}
+
+
+@pytest.mark.parametrize(("kinds", "change"), CHANGES.values(), ids=CHANGES)
+@on_one_loop
+async def test_another_root_gives_no_libraries(
+    foreign_root: Path, kinds: Namespace, change: Callable[[Worker, Path], Awaitable[None]]
+) -> None:
+    async with open_worker(unshare=kinds) as worker:
+        await change(worker, foreign_root)
+        assert await addresses(worker, "inside") == ["192.0.2.66"]
+        async with worker.fork() as fork:
+            assert await addresses(fork, "inside") == ["192.0.2.66"]
+
+
+@pytest.mark.parametrize("kinds", [INSIDE, INSIDE | Namespace.PID, Namespace.USER | Namespace.MOUNT])
+@on_one_loop
+async def test_the_root_of_a_new_worker_gives_no_libraries(foreign_root: Path, kinds: Namespace) -> None:
+    async with open_worker(unshare=kinds, root=foreign_root) as worker:
+        assert await addresses(worker, "inside") == ["192.0.2.66"]
+
+
+@pytest.mark.root
+@on_one_loop
+async def test_another_root_without_namespaces_gives_no_libraries(foreign_root: Path) -> None:
+    async with open_worker() as worker:
+        await worker.chroot(foreign_root)
+        assert await addresses(worker, "inside") == ["192.0.2.66"]
 
 
 @on_one_loop
