@@ -15,7 +15,8 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -144,9 +145,10 @@ class Client:
     async def _send(self, data: bytes, descriptors: list[int]) -> None:
         if not self._sending.locked() and self._sent(data, descriptors):
             return
-        async with self._sending:
-            while not self._sent(data, descriptors):
-                await anyio.wait_writable(self._connection)
+        with _duplicates(descriptors) as held:
+            async with self._sending:
+                while not self._sent(data, held):
+                    await anyio.wait_writable(self._connection)
 
     def _sent(self, data: bytes, descriptors: list[int]) -> bool:
         """Send unless the socket is full."""
@@ -236,6 +238,17 @@ class Client:
             if call.outcome is None:
                 call.outcome = error()
                 call.wake()
+
+
+@contextmanager
+def _duplicates(descriptors: list[int]) -> Iterator[list[int]]:
+    """Hold what is to be sent later: whoever owns it may close it meanwhile, and its number be another file's then."""
+    held: list[int] = []
+    try:
+        held.extend(map(os.dup, descriptors))
+        yield held
+    finally:
+        fdsocket.close_all(held)
 
 
 def _discard(outcome: Reply | Exception | None) -> None:
