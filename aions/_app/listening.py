@@ -16,7 +16,7 @@ from aions._app.connecting import connect_socket
 from aions._app.link import Link
 from aions._app.names import Address, endpoints
 from aions._app.namespace_file import NamespaceFile
-from aions._app.sockets import LARGEST_BACKLOG, open_socket
+from aions._app.sockets import LARGEST_BACKLOG, open_socket, wrapped
 
 Target = tuple[AddressFamily, Address]
 
@@ -129,7 +129,7 @@ async def create_udp_socket(
     sock = await open_socket(worker, local[0], SOCK_DGRAM, namespace=namespace)
     try:
         _bind(sock, local[1], reuse_port)
-        return await UDPSocket.from_socket(sock)
+        return await wrapped(UDPSocket.from_socket, sock)
     except BaseException:
         sock.close()
         raise
@@ -157,7 +157,7 @@ async def create_connected_udp_socket(
     try:
         _bind(sock, local, reuse_port)
         await connect_socket(sock, remote)
-        return await ConnectedUDPSocket.from_socket(sock)
+        return await wrapped(ConnectedUDPSocket.from_socket, sock)
     except BaseException:
         sock.close()
         raise

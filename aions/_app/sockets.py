@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket as sockets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from itertools import islice
 from os import PathLike
 from socket import AF_UNIX, SOCK_DGRAM, SOCK_STREAM, SocketKind
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import ConnectedUNIXDatagramSocket, SocketListener, UNIXDatagramSocket, UNIXSocketStream
@@ -20,6 +20,8 @@ from aions._app.text import socket_path
 from aions._errors import ProtocolError
 from aions._wire.fdsocket import close_all
 from aions._wire.messages import Opened, OpenedInEach, OpenSocket, OpenSockets, OpenUnixSocket
+
+T = TypeVar("T")
 
 Path = str | bytes | PathLike[Any]
 
@@ -83,6 +85,20 @@ def _taken(descriptor: int, family: int, type: int, protocol: int) -> sockets.so
             raise ProtocolError("the worker sent what is no socket") from None
         raise
     return sock
+
+
+async def wrapped(wrap: Callable[[sockets.socket], Awaitable[T]], sock: sockets.socket) -> T:
+    """Make anyio's object of a socket, which is closed if that fails. It takes a turn of the loop, and is not cancelled in it.
+
+    Cancelled, uvloop would keep the socket of a datagram transport open.
+    """
+    try:
+        with anyio.CancelScope(shield=True):
+            made = await wrap(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return made
 
 
 async def _open_unix_socket(
