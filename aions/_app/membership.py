@@ -47,7 +47,8 @@ async def enter(
     with held(target) as found:
         kinds = found.kinds(namespaces)
         await set_namespace(worker, found.descriptor, kinds, preserve_credentials)
-        worker.network_name = found.name
+        if kinds & Namespace.NETWORK:
+            worker.network_name = found.name
     return kinds
 
 

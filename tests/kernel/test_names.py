@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -190,6 +191,26 @@ async def test_what_iproute2_keeps_for_a_name() -> None:
             with pytest.raises(socket.gaierror):
                 await worker.getaddrinfo("nine", 80)
         assert not Path("/etc/hosts").read_text().startswith("192.0.2.9")
+
+
+ENTERED: dict[str, Callable[[str, Worker], list[Any]]] = {
+    "last": lambda name, other: [(other, "uts"), name],
+    "first": lambda name, other: [name, (other, "uts")],
+    "of a worker": lambda name, other: [(other, "net")],
+    "of a worker, with others": lambda name, other: [(other, ["net", "ipc"])],
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("targets", ENTERED.values(), ids=ENTERED)
+@on_one_loop
+async def test_the_name_of_a_network_is_remembered(targets: Callable[[str, Worker], list[Any]]) -> None:
+    files = {"hosts": "192.0.2.9 nine\n", "nsswitch.conf": "hosts: files\n"}
+    with target(Namespace.NETWORK) as pid, named_by_iproute2(pid) as name, etc_netns(name, files):
+        async with open_worker(enter=name) as other, open_worker(enter=targets(name, other)) as worker:
+            assert await addresses(worker, "nine") == ["192.0.2.9"]
+        async with open_worker(enter=name) as worker, await aions.open_namespace(worker, "net") as file:
+            assert file.name == name
 
 
 @pytest.mark.parametrize("daemon", ["/run/nscd/socket"])
