@@ -76,6 +76,7 @@ class Client:
         self._reading = False
         self._app = os.getpid()
         self._sending = anyio.Lock()
+        self._are_too_many = False
         self._moment = _MOMENT if len(os.sched_getaffinity(0)) > 1 else 0
         self.lost = False
 
@@ -149,13 +150,16 @@ class Client:
             async with self._sending:
                 while not self._sent(data, held):
                     await anyio.wait_writable(self._connection)
+                    if self._are_too_many:
+                        await anyio.sleep(fdsocket.A_WHILE)
 
     def _sent(self, data: bytes, descriptors: list[int]) -> bool:
-        """Send unless the socket is full."""
+        """Send unless the socket is full, or too many descriptors are under way."""
         if self._connection.fileno() < 0:
             raise anyio.ClosedResourceError
         if self.lost:
             raise Disconnected
+        self._are_too_many = False
         try:
             fdsocket.send(self._connection, data, descriptors, fdsocket.DONTWAIT)
             return True
@@ -164,6 +168,11 @@ class Client:
         except (BrokenPipeError, ConnectionResetError):
             self.lost = True
             raise Disconnected from None
+        except OSError as error:
+            self._are_too_many = error.errno == errno.ETOOMANYREFS
+            if not self._are_too_many:
+                raise
+            return False
 
     async def _progress(self, call: _Call) -> None:
         """Wait until something has happened: read for everybody, or let another call do it."""
