@@ -14,7 +14,7 @@ from anyio.abc import IPAddressType, SocketStream
 from anyio.streams.tls import TLSStream
 
 from aions._app.link import Link
-from aions._app.names import Address, endpoints
+from aions._app.names import Address, endpoints, is_address
 from aions._app.namespace_file import NamespaceFile
 from aions._app.sockets import open_socket, wrapped
 
@@ -33,7 +33,12 @@ async def connect_tcp(
     family = AF_UNSPEC
     if local_host:
         family, local = (await endpoints(worker, local_host, local_port, namespace=namespace))[0]
-    targets = await endpoints(worker, remote_host, remote_port, family=family, namespace=namespace)
+    try:
+        targets = await endpoints(worker, remote_host, remote_port, family=family, namespace=namespace)
+    except sockets.gaierror as error:
+        if not is_address(remote_host):
+            raise
+        raise OSError("All connection attempts failed") from error  # it is an address of another family, or has no such scope
 
     async def connect(family: AddressFamily, address: Address) -> sockets.socket:
         sock = await open_socket(worker, family, SOCK_STREAM, sockets.IPPROTO_TCP, namespace)
