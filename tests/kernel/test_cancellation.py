@@ -355,26 +355,29 @@ async def test_sockets_that_nobody_waits_for_any_more_are_closed(what: str) -> N
             unix = await worker.create_unix_listener("\0listener", namespace=each)
             for listener in (tcp, unix):
                 await stack.enter_async_context(listener)
-        await open_and_close_socket(partial(OPENED[what], worker, file))
+        finished: list[str] = []
+        await open_and_close_socket(partial(OPENED[what], worker, file), finished)
         app_before, worker_before = await settled_descriptors(), descriptors(worker.pid)
         rng = seeded()
         for _ in range(times("cancelled sockets")):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(open_and_close_socket, partial(OPENED[what], worker, rng.choice((file, None))))
+                tasks.start_soon(open_and_close_socket, partial(OPENED[what], worker, rng.choice((file, None))), finished)
                 for _ in range(rng.randrange(rng.choice((12, 50)))):
                     await checkpoint()
                 tasks.cancel_scope.cancel()
+        assert len(finished) <= times("cancelled sockets"), "some are cut short"
         assert await worker.get_namespace_id(None, "net")
         assert await settled_descriptors() == app_before
         assert descriptors(worker.pid) == worker_before
 
 
-async def open_and_close_socket(opening: Callable[[], Awaitable[socket.socket | AsyncResource]]) -> None:
+async def open_and_close_socket(opening: Callable[[], Awaitable[socket.socket | AsyncResource]], finished: list[str]) -> None:
     opened = await opening()
     if isinstance(opened, socket.socket):
         opened.close()
     else:
         await anyio.aclose_forcefully(opened)
+    finished.append(repr(opened))
 
 
 async def test_a_stalled_worker_does_not_slow_down_others() -> None:
