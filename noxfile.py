@@ -24,9 +24,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Run the kernel tests, each thing as often as the library promises to survive it."""
+    """Run the kernel tests and those of the wire, each thing as often as the library promises to survive it."""
     session.install(".[test]")
-    session.run("pytest", "tests/kernel", *session.posargs, env={"AIONS_SOAK": "1"})
+    session.run("pytest", "tests/kernel", "tests/wire", *session.posargs, env={"AIONS_SOAK": "1"})
 
 
 @nox.session

@@ -15,7 +15,8 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -75,6 +76,7 @@ class Client:
         self._reading = False
         self._app = os.getpid()
         self._sending = anyio.Lock()
+        self._are_too_many = False
         self._moment = _MOMENT if len(os.sched_getaffinity(0)) > 1 else 0
         self.lost = False
 
@@ -144,16 +146,20 @@ class Client:
     async def _send(self, data: bytes, descriptors: list[int]) -> None:
         if not self._sending.locked() and self._sent(data, descriptors):
             return
-        async with self._sending:
-            while not self._sent(data, descriptors):
-                await anyio.wait_writable(self._connection)
+        with _duplicates(descriptors) as held:
+            async with self._sending:
+                while not self._sent(data, held):
+                    await anyio.wait_writable(self._connection)
+                    if self._are_too_many:
+                        await anyio.sleep(fdsocket.A_WHILE)
 
     def _sent(self, data: bytes, descriptors: list[int]) -> bool:
-        """Send unless the socket is full."""
+        """Send unless the socket is full, or too many descriptors are under way."""
         if self._connection.fileno() < 0:
             raise anyio.ClosedResourceError
         if self.lost:
             raise Disconnected
+        self._are_too_many = False
         try:
             fdsocket.send(self._connection, data, descriptors, fdsocket.DONTWAIT)
             return True
@@ -162,6 +168,11 @@ class Client:
         except (BrokenPipeError, ConnectionResetError):
             self.lost = True
             raise Disconnected from None
+        except OSError as error:
+            self._are_too_many = error.errno == errno.ETOOMANYREFS
+            if not self._are_too_many:
+                raise
+            return False
 
     async def _progress(self, call: _Call) -> None:
         """Wait until something has happened: read for everybody, or let another call do it."""
@@ -236,6 +247,17 @@ class Client:
             if call.outcome is None:
                 call.outcome = error()
                 call.wake()
+
+
+@contextmanager
+def _duplicates(descriptors: list[int]) -> Iterator[list[int]]:
+    """Hold what is to be sent later: whoever owns it may close it meanwhile, and its number be another file's then."""
+    held: list[int] = []
+    try:
+        held.extend(map(os.dup, descriptors))
+        yield held
+    finally:
+        fdsocket.close_all(held)
 
 
 def _discard(outcome: Reply | Exception | None) -> None:

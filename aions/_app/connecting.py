@@ -6,7 +6,7 @@ import os
 import socket as sockets
 import ssl
 from collections.abc import Awaitable, Callable
-from errno import EINPROGRESS
+from errno import ECONNRESET, EINPROGRESS
 from socket import AF_INET6, AF_UNSPEC, SOCK_STREAM, AddressFamily
 
 import anyio
@@ -14,9 +14,9 @@ from anyio.abc import IPAddressType, SocketStream
 from anyio.streams.tls import TLSStream
 
 from aions._app.link import Link
-from aions._app.names import Address, endpoints
+from aions._app.names import Address, endpoints, is_address
 from aions._app.namespace_file import NamespaceFile
-from aions._app.sockets import open_socket
+from aions._app.sockets import open_socket, wrapped
 
 
 async def connect_tcp(
@@ -33,7 +33,12 @@ async def connect_tcp(
     family = AF_UNSPEC
     if local_host:
         family, local = (await endpoints(worker, local_host, local_port, namespace=namespace))[0]
-    targets = await endpoints(worker, remote_host, remote_port, family=family, namespace=namespace)
+    try:
+        targets = await endpoints(worker, remote_host, remote_port, family=family, namespace=namespace)
+    except sockets.gaierror as error:
+        if not is_address(remote_host):
+            raise
+        raise OSError("All connection attempts failed") from error  # it is an address of another family, or has no such scope
 
     async def connect(family: AddressFamily, address: Address) -> sockets.socket:
         sock = await open_socket(worker, family, SOCK_STREAM, sockets.IPPROTO_TCP, namespace)
@@ -72,7 +77,10 @@ async def connect_socket(sock: sockets.socket, address: Address) -> None:
 
 
 async def _stream(sock: sockets.socket) -> SocketStream:
-    stream = await SocketStream.from_socket(sock)
+    try:
+        stream = await wrapped(SocketStream.from_socket, sock)
+    except ValueError:  # it is not connected any more
+        raise OSError("All connection attempts failed") from ConnectionResetError(ECONNRESET, os.strerror(ECONNRESET))
     transport = getattr(stream, "_transport", None)
     if transport is not None:  # asyncio's. anyio pauses one that it has connected itself, but not one that it was given, which
         transport.pause_reading()  # would then take in all that the peer sends, whether or not anybody receives it

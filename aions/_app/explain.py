@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from errno import EACCES, EAGAIN, EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, ENOSYS, EPERM, ERANGE, ESRCH, EUSERS
+from errno import (
+    EACCES,
+    EAGAIN,
+    EBADF,
+    EINVAL,
+    EMFILE,
+    ENOENT,
+    ENOMEM,
+    ENOSPC,
+    ENOSYS,
+    EPERM,
+    ERANGE,
+    ESRCH,
+    ETOOMANYREFS,
+    EUSERS,
+)
 
 from aions._app.explain_mounts import ASK_THE_DOCTOR, MOUNT_REASONS, SECURITY_MODULE
 from aions._types import Namespace
@@ -336,6 +351,13 @@ _EXPLANATIONS = (
         EMFILE,
         "A table of descriptors is full (RLIMIT_NOFILE).",
         "Close what is not needed, or raise the limit before the first use of aions.",
+    ),
+    _Explanation(
+        Request,
+        ETOOMANYREFS,
+        "A plain user's processes have more descriptors on their way to each other than one of them may have open "
+        "(RLIMIT_NOFILE), and nobody takes them out: a worker that was asked for much is stopped, or the app has given it up.",
+        "Close that worker, or raise the limit before the first use of aions.",
     ),
 )
 

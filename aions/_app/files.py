@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from os import PathLike
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import anyio
-from anyio import AsyncFile, CapacityLimiter, from_thread, to_thread
+from anyio import AsyncFile, CapacityLimiter, to_thread
 
 from aions._app.link import Link
 from aions._app.text import StrOrBytesPath, text
@@ -34,16 +36,39 @@ async def open_file(
     opener: Callable[[str, int], int] | None,
     limiter: CapacityLimiter | None,
 ) -> AsyncFile[Any]:
-    """Open a file as the built-in `open` does, which asks the worker for the descriptor."""
+    """Open a file as the built-in `open` does, with a descriptor that the worker has opened."""
     if opener is not None:
         raise ValueError("an opener would open a file of the app's")
     worker.check_open()
 
-    def open_there(path: str, flags: int) -> int:
-        return from_thread.run(open_descriptor, worker, path, flags, _MODE)
+    def opened(opener: Callable[[str, int], int] | None) -> IO[Any]:
+        return open(file, mode, buffering, encoding, errors, newline, closefd, opener)
 
-    def open_here() -> IO[Any]:
-        there = None if isinstance(file, int) else open_there
-        return open(file, mode, buffering, encoding, errors, newline, closefd, there)
+    with ExitStack() as stack:
+        if not isinstance(file, int):
+            descriptor = await open_descriptor(worker, *_asked_for(opened), _MODE)
+            stack.callback(os.close, descriptor)
 
-    return anyio.wrap_file(await to_thread.run_sync(open_here, limiter=limiter), limiter=limiter)
+            def opener(_path: str, _flags: int) -> int:
+                stack.pop_all()
+                return descriptor
+
+        return anyio.wrap_file(await to_thread.run_sync(opened, opener, limiter=limiter), limiter=limiter)
+
+
+class _Asked(Exception):
+    """An opener was asked for a descriptor."""
+
+
+def _asked_for(opened: Callable[[Callable[[str, int], int]], object]) -> tuple[str, int]:
+    """Return the path and the flags for which the built-in `open` asks an opener."""
+
+    def ask(path: str, flags: int) -> NoReturn:
+        raise _Asked(path, flags)
+
+    try:
+        opened(ask)
+    except _Asked as asked:
+        path, flags = asked.args
+        return path, flags
+    raise AssertionError("open() opens nothing by itself where there is an opener")

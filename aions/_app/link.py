@@ -38,10 +38,10 @@ class Link(Connection):
     """The connection to a worker, and the forkserver that it descends from.
 
     `moved` is set once the worker may have left the namespaces it was made in, `entered` once it may be in some that the app
-    has not made, `sees_foreign_files` if one of these may be a mount namespace, `has_children` once it may have started a
-    process, `owns_network` while it may be in a network that was made for it. They are set before the request is sent, so that
-    they hold whatever becomes of it. `network_name` is the iproute2 name of its network namespace. `next_child_is_first`: it
-    has unshared pid or time, and whatever it forks may be the first in there.
+    has not made, `sees_foreign_files` if one of these may be a mount namespace, or its root may be another than the app's,
+    `has_children` once it may have started a process, `owns_network` while it may be in a network that was made for it. They
+    are set before the request is sent, so that they hold whatever becomes of it. `network_name` is the iproute2 name of its
+    network namespace. `next_child_is_first`: it has unshared pid or time, and whatever it forks may be the first in there.
     """
 
     def __init__(self, forkserver: Connection, client: Client, child: Child, parent: Link | None = None) -> None:
@@ -71,6 +71,10 @@ class Link(Connection):
             self.network_name = None  # /etc/netns is the host's
         if kinds & (Namespace.PID | Namespace.TIME):
             self.next_child_is_first = not for_others
+
+    def changes_root(self) -> None:
+        """Note that the worker may see other files than the app."""
+        self.moved = self.sees_foreign_files = True
 
     async def died(self) -> Exception:
         if self.closed:

@@ -16,7 +16,7 @@ from aions._app.connecting import connect_socket
 from aions._app.link import Link
 from aions._app.names import Address, endpoints
 from aions._app.namespace_file import NamespaceFile
-from aions._app.sockets import LARGEST_BACKLOG, open_socket
+from aions._app.sockets import LARGEST_BACKLOG, open_socket, wrapped
 
 Target = tuple[AddressFamily, Address]
 
@@ -49,13 +49,24 @@ async def create_tcp_listener(
 async def _on_any(listen: Callable[..., Awaitable[sockets.socket]], port: int, family: AddressFamily) -> sockets.socket:
     """Listen for both families at once, where either will do."""
     if family:
-        return await listen((family, (_ANY[family], port)))
+        return await listen(_any(family, port))
     try:
-        return await listen((AF_INET6, (_ANY[AF_INET6], port)), v6only=False)
+        return await listen(_any(AF_INET6, port), v6only=False)
     except OSError as error:
         if error.errno != EAFNOSUPPORT:
             raise
-    return await listen((AF_INET, (_ANY[AF_INET], port)))
+    return await listen(_any(AF_INET, port))
+
+
+def _any(family: AddressFamily, port: int) -> Target:
+    """Return the address that stands for all of a family.
+
+    Raises:
+        socket.gaierror: the family has none.
+    """
+    if family not in _ANY:
+        raise sockets.gaierror(sockets.EAI_FAMILY, "ai_family not supported")
+    return family, (_ANY[family], port)
 
 
 async def _on_all(
@@ -129,7 +140,7 @@ async def create_udp_socket(
     sock = await open_socket(worker, local[0], SOCK_DGRAM, namespace=namespace)
     try:
         _bind(sock, local[1], reuse_port)
-        return await UDPSocket.from_socket(sock)
+        return await wrapped(UDPSocket.from_socket, sock)
     except BaseException:
         sock.close()
         raise
@@ -152,12 +163,12 @@ async def create_connected_udp_socket(
     remotes = await endpoints(worker, remote_host, remote_port, family=family, type=SOCK_DGRAM, namespace=namespace)
     family, remote = remotes[0]
     if local is None and local_port:
-        local = _ANY[family], local_port
+        _family, local = _any(family, local_port)
     sock = await open_socket(worker, family, SOCK_DGRAM, namespace=namespace)
     try:
         _bind(sock, local, reuse_port)
         await connect_socket(sock, remote)
-        return await ConnectedUDPSocket.from_socket(sock)
+        return await wrapped(ConnectedUDPSocket.from_socket, sock)
     except BaseException:
         sock.close()
         raise
@@ -167,7 +178,7 @@ async def _local(
     worker: Link, family: AddressFamily, host: IPAddressType | None, port: int, namespace: NamespaceFile | None
 ) -> Target:
     if not host:
-        return family, (_ANY[family], port)
+        return _any(family, port)
     flags = AI_PASSIVE | AI_ADDRCONFIG
     found = await endpoints(worker, host, port, family=family, type=SOCK_DGRAM, flags=flags, namespace=namespace)
     return found[0]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from aions._app.connection import Connection
 from aions._app.descriptor import HasFileno
 from aions._app.explain import explain
 from aions._app.link import Link
 from aions._app.targets import Target, held
+from aions._app.teardown import torn_down
 from aions._types import EVERY_KIND, Clock, Namespace, NamespaceID, NamespaceLike, Namespaces, combine
 from aions._wire.messages import (
     Done,
@@ -28,16 +30,23 @@ _NS_GET_USERNS, _NS_GET_PARENT = 0xB701, 0xB702
 async def unshare(worker: Link, namespaces: Namespaces) -> None:
     """Make new namespaces and be in them."""
     kinds = combine(namespaces)
-    worker.leaves(kinds)
-    await worker.call(Unshare(kinds.value), Done)
+    async with _its_network_torn_down(worker, kinds):
+        worker.leaves(kinds)
+        await worker.call(Unshare(kinds.value), Done)
+
+
+def _its_network_torn_down(worker: Link, kinds: Namespace) -> AbstractAsyncContextManager[None]:
+    """Have a worker leave namespaces in the block; if its own network is one of them, wait for the end of that."""
+    return torn_down(worker.child.pid) if worker.owns_network and kinds & Namespace.NETWORK else nullcontext()
 
 
 async def set_namespace(worker: Link, fd: int | HasFileno, namespaces: Namespaces | None, preserve_credentials: bool) -> None:
     """Join what a descriptor stands for."""
     kinds = None if namespaces is None else combine(namespaces)
     request = SetNamespace(kinds.value if kinds else 0, preserve_credentials, fd if isinstance(fd, int) else fd.fileno())
-    worker.leaves(kinds or EVERY_KIND, for_others=True)
-    await worker.call(request, Done)
+    async with _its_network_torn_down(worker, kinds or Namespace(0)):
+        worker.leaves(kinds or EVERY_KIND, for_others=True)
+        await worker.call(request, Done)
 
 
 async def enter(
@@ -47,7 +56,8 @@ async def enter(
     with held(target) as found:
         kinds = found.kinds(namespaces)
         await set_namespace(worker, found.descriptor, kinds, preserve_credentials)
-        worker.network_name = found.name
+        if kinds & Namespace.NETWORK:
+            worker.network_name = found.name
     return kinds
 
 

@@ -16,10 +16,13 @@ from aions._app.home import current_home
 from aions._app.link import Link
 from aions._app.membership import set_namespace
 from aions._app.namespace_file import NamespaceFile, networks
+from aions._app.text import c_int, text
 from aions._errors import ProtocolError
 from aions._types import Namespace
 from aions._wire.messages import (
     Done,
+    GetNamespaceID,
+    Identified,
     IsolateResolver,
     Named,
     ReadResolverFiles,
@@ -52,8 +55,9 @@ async def lookup(
     namespace: NamespaceFile | None = None,
 ) -> list[Found]:
     """Call getaddrinfo(3) where the worker is."""
-    name = _ascii(host) if isinstance(host, str) else None if host is None else host.decode("utf-8", "surrogateescape")
-    request = ResolveName(name, None if port is None else str(port), int(family), int(type), proto, int(flags))
+    name = _ascii(host) if isinstance(host, str) else None if host is None else _decoded(host)
+    service = None if port is None else _decoded(port if isinstance(port, bytes) else str(port).encode())
+    request = ResolveName(name, service, c_int(family), c_int(type), c_int(proto), c_int(flags))
     return _rows(await _resolve(worker, request, Resolved, namespace))
 
 
@@ -64,6 +68,10 @@ def _ascii(host: str) -> str:
     import idna
 
     return idna.encode(host, uts46=True).decode()
+
+
+def _decoded(name: bytes) -> str:
+    return str(name, "utf-8", "surrogateescape")
 
 
 def _rows(found: Resolved) -> list[Found]:
@@ -110,6 +118,15 @@ async def endpoints(
     return [(row[0], row[4]) for row in found]
 
 
+def is_address(host: IPAddressType) -> bool:
+    """Whether a host is named by an address."""
+    try:
+        ip_address(str(host))
+    except ValueError:
+        return False
+    return True
+
+
 def _numeric(host: str, port: int) -> tuple[AddressFamily, Address] | None:
     try:
         address = ip_address(host)
@@ -120,9 +137,14 @@ def _numeric(host: str, port: int) -> tuple[AddressFamily, Address] | None:
     return family, _address(family, str(address).partition("%")[0], port, scope)
 
 
-async def getnameinfo(worker: Link, sockaddr: tuple[str, int], flags: int, namespace: NamespaceFile | None) -> tuple[str, str]:
+async def getnameinfo(worker: Link, sockaddr: Address, flags: int, namespace: NamespaceFile | None) -> tuple[str, str]:
     """Call getnameinfo(3) where the worker is."""
-    named = await _resolve(worker, ResolveAddress(sockaddr[0], sockaddr[1], flags), Named, namespace)
+    if len(sockaddr) < 2:
+        raise TypeError(f"{sockaddr!r} is no address of a socket")
+    host = _decoded(text(sockaddr[0]).encode())
+    scope = sockaddr[3] if len(sockaddr) == 4 else 0
+    request = ResolveAddress(host, c_int(sockaddr[1]), c_int(scope), c_int(flags))
+    named = await _resolve(worker, request, Named, namespace)
     return named.host, named.service
 
 
@@ -168,4 +190,6 @@ async def _join_network(resolver: Link, worker: Link) -> None:
     try:
         await set_namespace(resolver, worker.child.pidfd, Namespace.NETWORK, preserve_credentials=False)
     except PermissionError:
-        await set_namespace(resolver, worker.child.pidfd, Namespace.USER | Namespace.NETWORK, preserve_credentials=False)
+        there, here = [await each.call(GetNamespaceID(None, "net"), Identified) for each in (worker, resolver)]
+        kinds = Namespace.USER if there == here else Namespace.USER | Namespace.NETWORK  # nobody inside may join the host's
+        await set_namespace(resolver, worker.child.pidfd, kinds, preserve_credentials=False)

@@ -96,11 +96,14 @@ def networks(namespace: NamespaceFile | None) -> tuple[int, ...]:
     """Return what a request carries for the network namespace that it is about, if that is another than the worker's.
 
     Raises:
+        TypeError: it is none that is held by a descriptor.
         ValueError: it is a namespace of another kind.
         anyio.ClosedResourceError: it is closed.
     """
     if namespace is None:
         return ()
+    if not isinstance(namespace, NamespaceFile):
+        raise TypeError(f"{namespace!r} is no NamespaceFile: open_namespace makes one of whatever stands for a namespace")
     if namespace.type is not Namespace.NETWORK:
         raise ValueError(f"{namespace!r} is no network namespace")
     namespace.check_open()

@@ -16,7 +16,7 @@ from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
 from aions._app.worker import Worker, launched
 from aions._types import Clock, Namespace, Namespaces, combine
-from aions._wire.messages import BecomeOwner, SetLoopbackUp, Unshare
+from aions._wire.messages import Attach, BecomeOwner, SetLoopbackUp, Unshare
 
 Entering = Target | tuple[Target, Namespaces]
 """A target that is one namespace, or a target and which of its namespaces are meant."""
@@ -117,6 +117,8 @@ async def open_worker(
         if (kinds | entered) & (Namespace.PID | Namespace.TIME):
             outside, link = link, await link.fork()  # these two are for children
             outside.inside = link
+        if any(isinstance(step, Attach) and step.target == "/" for step in inside):
+            link.changes_root()
         await preparing.prepare(link, inside)
         if (capabilities, keep_capabilities, no_new_privs) != (None, False, False):
             await credentials.restrict(link, capabilities, keep_capabilities, no_new_privs)

@@ -10,14 +10,14 @@ from aions._wire.messages import ChangeDirectory, ChangeRoot, Done, PivotRoot, S
 async def pivot_root(worker: Link, new_root: StrOrBytesPath, put_old: StrOrBytesPath | None) -> None:
     """Call pivot_root(2)."""
     request = PivotRoot(text(new_root), None if put_old is None else text(put_old))
-    worker.moved = True
+    worker.changes_root()
     await worker.call(request, Done)
 
 
 async def chroot(worker: Link, path: StrOrBytesPath) -> None:
     """Call chroot(2)."""
     request = ChangeRoot(text(path))
-    worker.moved = True
+    worker.changes_root()
     await worker.call(request, Done)
 
 

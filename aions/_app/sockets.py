@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import socket as sockets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from itertools import islice
 from os import PathLike
-from socket import AF_UNIX, SOCK_DGRAM, SOCK_STREAM, SocketKind
-from typing import Any
+from socket import AF_INET, AF_UNIX, SOCK_DGRAM, SOCK_STREAM, SocketKind
+from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import ConnectedUNIXDatagramSocket, SocketListener, UNIXDatagramSocket, UNIXSocketStream
 
 from aions._app.link import Link
 from aions._app.namespace_file import NamespaceFile, networks
-from aions._app.text import socket_path
+from aions._app.text import c_int, socket_path
 from aions._errors import ProtocolError
 from aions._wire.fdsocket import close_all
 from aions._wire.messages import Opened, OpenedInEach, OpenSocket, OpenSockets, OpenUnixSocket
+
+T = TypeVar("T")
 
 Path = str | bytes | PathLike[Any]
 
@@ -39,23 +41,30 @@ async def open_socket(
     worker: Link, family: int, type: int, protocol: int = 0, namespace: NamespaceFile | None = None
 ) -> sockets.socket:
     """Have a socket made. It is non-blocking, close-on-exec, and the caller's."""
-    request = OpenSocket(int(family), int(type), protocol, networks(namespace))
-    return _taken((await worker.call(request, Opened)).descriptor, family, type, protocol)
+    kind = _kind(family, type, protocol)
+    return _taken((await worker.call(OpenSocket(*kind, networks(namespace)), Opened)).descriptor, *kind)
 
 
 async def open_sockets(
     worker: Link, namespaces: Iterable[NamespaceFile], family: int, type: int, protocol: int
 ) -> list[sockets.socket]:
     """Have a socket made in each of several namespaces; none is left open if one cannot be made."""
+    kind = _kind(family, type, protocol)
     remaining = iter(namespaces)
     made: list[sockets.socket] = []
     with ExitStack() as stack:
         while some := [number for namespace in islice(remaining, _AT_ONCE) for number in networks(namespace)]:
-            arrived = iter(await _opened_in_each(worker, OpenSockets(int(family), int(type), protocol, tuple(some))))
+            arrived = iter(await _opened_in_each(worker, OpenSockets(*kind, tuple(some))))
             stack.callback(close_all, arrived)  # what is left of them
-            made.extend(stack.enter_context(_taken(descriptor, family, type, protocol)) for descriptor in arrived)
+            made.extend(stack.enter_context(_taken(descriptor, *kind)) for descriptor in arrived)
         stack.pop_all()
     return made
+
+
+def _kind(family: int, type: int, protocol: int) -> tuple[int, int, int]:
+    """Take the numbers of a kind of socket; as for `socket.socket`, -1 stands for the default."""
+    family, type = AF_INET if family == -1 else family, SOCK_STREAM if type == -1 else type
+    return c_int(family), c_int(type), c_int(protocol)
 
 
 async def _opened_in_each(worker: Link, request: OpenSockets) -> tuple[int, ...]:
@@ -83,6 +92,20 @@ def _taken(descriptor: int, family: int, type: int, protocol: int) -> sockets.so
             raise ProtocolError("the worker sent what is no socket") from None
         raise
     return sock
+
+
+async def wrapped(wrap: Callable[[sockets.socket], Awaitable[T]], sock: sockets.socket) -> T:
+    """Make anyio's object of a socket, which is closed if that fails. It takes a turn of the loop, and is not cancelled in it.
+
+    Cancelled, uvloop would keep the socket of a datagram transport open.
+    """
+    try:
+        with anyio.CancelScope(shield=True):
+            made = await wrap(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return made
 
 
 async def _open_unix_socket(
@@ -119,7 +142,7 @@ async def connect_unix(worker: Link, path: Path, kind: SocketKind, namespace: Na
     delay = 0.001
     while True:
         try:
-            sock = await _open_unix_socket(worker, kind, remote=path, namespace=namespace)
+            sock = await _open_unix_socket(worker, kind, remote=os.fspath(path), namespace=namespace)
         except BlockingIOError:
             await anyio.sleep(delay)
             delay = min(2 * delay, _LONGEST_WAIT)
@@ -131,7 +154,7 @@ async def create_unix_listener(
     worker: Link, path: Path, mode: int | None, backlog: int, kind: SocketKind, namespace: NamespaceFile | None
 ) -> SocketListener:
     backlog = min(backlog, LARGEST_BACKLOG)
-    sock = await _open_unix_socket(worker, kind, local=path, mode=mode, backlog=backlog, namespace=namespace)
+    sock = await _open_unix_socket(worker, kind, local=os.fspath(path), mode=mode, backlog=backlog, namespace=namespace)
     return await SocketListener.from_socket(_as_stream(sock))
 
 
@@ -145,5 +168,6 @@ async def create_unix_datagram_socket(
 async def create_connected_unix_datagram_socket(
     worker: Link, remote: Path, path: Path | None, mode: int | None, namespace: NamespaceFile | None
 ) -> ConnectedUNIXDatagramSocket:
+    remote = os.fspath(remote)
     sock = await _open_unix_socket(worker, SOCK_DGRAM, local=path, mode=mode, remote=remote, namespace=namespace)
     return await ConnectedUNIXDatagramSocket.from_socket(sock)

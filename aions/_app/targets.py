@@ -44,7 +44,7 @@ Target = int | str | PathLike[str] | HasFileno | HasPid | HasPidfd
 
 @dataclass(frozen=True)
 class Held:
-    """A descriptor of a namespace, or of a process where `is_process`; and the iproute2 name that it was found by."""
+    """A descriptor of a namespace, or of a process where `is_process`; and the iproute2 name of its network, if it has one."""
 
     descriptor: int
     is_process: bool = False
@@ -80,7 +80,8 @@ def held(target: Target) -> Iterator[Held]:
     elif hasattr(target, "pidfd"):
         if target.pidfd < 0:
             raise ClosedResourceError
-        yield Held(target.pidfd, is_process=True)
+        link = getattr(target, "_link", None)
+        yield Held(target.pidfd, is_process=True, name=link.network_name if link is not None else None)
     elif hasattr(target, "fileno"):
         with _of_descriptor(target.fileno()) as found:
             yield found
@@ -162,7 +163,8 @@ def open_namespace(target: Target, namespace: NamespaceLike | None) -> Namespace
     with held(target) as found:
         kind = found.kinds(namespace)
         if found.is_process:
-            return NamespaceFile(_of_process(found.descriptor, kind.kernel_name))
+            name = found.name if kind is Namespace.NETWORK else None
+            return NamespaceFile(_of_process(found.descriptor, kind.kernel_name), name)
         return NamespaceFile(os.dup(found.descriptor), found.name)
 
 

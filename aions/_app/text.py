@@ -1,4 +1,4 @@
-"""Paths, arguments and names, as they are written on the wire: UTF-8, with surrogate escapes for what is none."""
+"""Paths, arguments and names, as they are written on the wire: UTF-8, with surrogate escapes for what is none; and numbers."""
 
 from __future__ import annotations
 
@@ -39,3 +39,14 @@ def socket_path(value: StrOrBytesPath) -> str:
     if _SPEAKS_UTF8 and isinstance(value, str):
         return value
     return os.fsencode(value).decode("utf-8", "surrogateescape")
+
+
+def c_int(value: int) -> int:
+    """Take a number that C has an int for.
+
+    Raises:
+        OverflowError: it is out of range.
+    """
+    if not -(2**31) <= value < 2**31:
+        raise OverflowError(f"{value} is no C int")
+    return int(value)

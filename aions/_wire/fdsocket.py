@@ -24,6 +24,9 @@ INLINE_LIMIT = 64 * 1024
 LARGEST = 256 * 1024 * 1024
 """More than any request needs. The limit is there so that a worker that lies cannot make the app swallow all memory."""
 
+A_WHILE = 0.001
+"""Seconds until it is worth while to try again where too many descriptors were under way: nobody is told when they are not."""
+
 _IN_MEMFD = b"memfd"
 _MSG_CMSG_CLOEXEC = 0x40000000
 _CONTROL = socket.CMSG_SPACE(253 * 4)
@@ -53,7 +56,8 @@ def send(sock: socket.socket, data: bytes, descriptors: Sequence[int] = (), flag
 
     Raises:
         BlockingIOError: the socket is full (with MSG_DONTWAIT).
-        OSError: as sendmsg(2); EPIPE or ECONNRESET where the other side is gone.
+        OSError: as sendmsg(2); EPIPE or ECONNRESET where the other side is gone. ETOOMANYREFS: a plain user has more
+            descriptors under way, in all sockets together, than RLIMIT_NOFILE lets a process have.
         ProtocolError: the packet is larger than LARGEST.
     """
     if len(data) > LARGEST:

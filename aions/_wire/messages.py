@@ -208,10 +208,11 @@ class ResolveName(Request):
 
 
 class ResolveAddress(Request):
-    """Call getnameinfo(3) for a numeric host."""
+    """Call getnameinfo(3) for a numeric host. Only an IPv6 address has a `scope`; 0 is none."""
 
     host: str
     port: int
+    scope: int
     flags: int
 
 

@@ -12,6 +12,7 @@ import _socket as socket
 import errno
 import os
 import select
+import time
 
 from aions._errors import ProtocolError
 from aions._sys import libc
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from typing import NoReturn, TypeAlias
 
     Handlers: TypeAlias = Mapping[str, Callable[..., Reply]]
+
+_PATIENCE = 1.0
+"""Seconds in which an app that goes on takes out the descriptors that it was sent."""
 
 
 class Home:
@@ -138,7 +142,7 @@ class Server:
         """Send a reply; where the kernel does not take it, say so instead; where it takes not even that, end."""
         for _ in range(2):
             try:
-                fdsocket.send(self.connection, codec.encode(request_id, reply, Log.lines), reply.descriptors())
+                self._send_patiently(codec.encode(request_id, reply, Log.lines), reply.descriptors())
                 _keep_log(Log.lines is not None, afresh=True)
                 return
             except (BrokenPipeError, ConnectionResetError):
@@ -146,6 +150,18 @@ class Server:
             except OSError as error:
                 reply = failure(error)
         self.end()
+
+    def _send_patiently(self, data: bytes, descriptors: list[int]) -> None:
+        """Send; where too many descriptors are under way, try for a while: others take them out."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fdsocket.send(self.connection, data, descriptors)
+                return
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS or time.monotonic() > deadline:
+                    raise
+            time.sleep(fdsocket.A_WHILE)
 
 
 def _keep_log(wanted: bool, afresh: bool = False) -> None:

@@ -118,7 +118,7 @@ def _lay_over(directory: str) -> None:
 
 
 def resolve_name(_server: Server, request: ResolveName) -> Resolved | Unresolved:
-    host = None if request.host is None else request.host.encode()  # a str would load encodings.idna
+    host = None if request.host is None else os.fsencode(request.host)  # a str would load encodings.idna
     try:
         found = socket.getaddrinfo(host, request.port, request.family, request.type, request.protocol, request.flags)
     except socket.gaierror as error:
@@ -133,8 +133,9 @@ def _parts(address: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, i
 
 
 def resolve_address(_server: Server, request: ResolveAddress) -> Named | Unresolved:
+    address = (request.host, request.port, 0, request.scope) if request.scope else (request.host, request.port)
     try:
-        return Named(*socket.getnameinfo((request.host, request.port), request.flags))
+        return Named(*socket.getnameinfo(address, request.flags))
     except socket.gaierror as error:
         return _unresolved(error)
 

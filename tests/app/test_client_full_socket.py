@@ -11,8 +11,9 @@ import anyio
 import pytest
 
 from aions._app.client import Disconnected
-from aions._wire.messages import Fork, GetNamespaceID, Identified, Unshare
+from aions._wire.messages import Fork, GetNamespaceID, Identified, SetNamespace, Unshare
 from tests.app.fake_worker import Calls, FakeWorker, Wire, ask
+from tests.wire.full_table import room_for
 
 MORE_THAN_FIT = 500
 
@@ -193,3 +194,28 @@ async def test_descriptors_of_requests_that_wait_are_sent_with_them(wire: Wire) 
     assert [os.lseek(descriptor, 0, os.SEEK_CUR) for descriptor in descriptors] == [99, 99]
     for descriptor in (file, *descriptors):
         os.close(descriptor)
+
+
+async def test_a_request_that_waits_keeps_the_files_that_it_was_made_with(wire: Wire) -> None:
+    """Not their numbers, which others may get meanwhile."""
+    client, worker = wire
+    file, other = os.memfd_create("file"), os.memfd_create("other")
+    sent = await fill(wire)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.begin, SetNamespace(0, False, file))
+        await anyio.wait_all_tasks_blocked()
+        os.dup2(other, file)
+        for _ in sent:
+            worker.take_now()
+        await anyio.wait_readable(worker.socket)
+    _data, (descriptor,), _flags, _address = socket.recv_fds(worker.socket, 1000, 10)
+    assert os.readlink(f"/proc/self/fd/{descriptor}").startswith("/memfd:file")
+    for number in (file, other, descriptor):
+        os.close(number)
+
+
+async def test_a_request_that_waits_and_finds_no_room_to_keep_its_files_is_refused(wire: Wire) -> None:
+    client, _worker = wire
+    await fill(wire)
+    with room_for(1), anyio.fail_after(2), pytest.raises(OSError, match="Too many open files"):
+        await client.begin(Fork(False, 0, 0, 0, 1))

@@ -10,15 +10,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
-from anyio.abc import TaskGroup
+from anyio.abc import AsyncResource, TaskGroup
 from anyio.lowlevel import checkpoint
 
 from aions import Dev, Namespace, NamespaceFile, NamespaceID, Worker, current_worker, get_namespace_id, open_worker
@@ -335,24 +335,50 @@ async def test_what_starts_after_its_call_was_cancelled_is_ended(what: str) -> N
         assert children(worker.pid) == []
 
 
-async def test_sockets_that_nobody_waits_for_any_more_are_closed() -> None:
+OPENED: dict[str, Callable[[Worker, NamespaceFile | None], Awaitable[socket.socket | AsyncResource]]] = {
+    "socket": lambda worker, file: worker.socket(namespace=file),
+    "TCP stream": lambda worker, file: worker.connect_tcp("127.0.0.1", 80, namespace=file),
+    "TCP listener": lambda worker, file: worker.create_tcp_listener(namespace=file),
+    "UDP socket": lambda worker, file: worker.create_udp_socket(socket.AF_INET, namespace=file),
+    "connected UDP socket": lambda worker, file: worker.create_connected_udp_socket("127.0.0.1", 9, namespace=file),
+    "unix stream": lambda worker, file: worker.connect_unix("\0listener", namespace=file),
+    "unix datagram socket": lambda worker, file: worker.create_unix_datagram_socket(namespace=file),
+}
+
+
+@pytest.mark.parametrize("what", OPENED)
+async def test_sockets_that_nobody_waits_for_any_more_are_closed(what: str) -> None:
     """R10, in the app and in the worker."""
-    async with open_worker(unshare=[Namespace.USER, Namespace.NETWORK]) as worker, await worker.new_namespace("net") as file:
+    async with open_worker(unshare=[Namespace.USER, Namespace.NETWORK], loopback=True) as worker, AsyncExitStack() as stack:
+        file = await stack.enter_async_context(await worker.new_namespace("net", loopback=True))
+        for each in (None, file):
+            tcp = await worker.create_tcp_listener(local_port=80, namespace=each)
+            unix = await worker.create_unix_listener("\0listener", namespace=each)
+            for listener in (tcp, unix):
+                await stack.enter_async_context(listener)
+        finished: list[str] = []
+        await open_and_close_socket(partial(OPENED[what], worker, file), finished)
         app_before, worker_before = await settled_descriptors(), descriptors(worker.pid)
         rng = seeded()
         for _ in range(times("cancelled sockets")):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(open_and_close_socket, worker, file if rng.random() < 0.5 else None)
-                for _ in range(rng.randrange(12)):
+                tasks.start_soon(open_and_close_socket, partial(OPENED[what], worker, rng.choice((file, None))), finished)
+                for _ in range(rng.randrange(rng.choice((12, 50)))):
                     await checkpoint()
                 tasks.cancel_scope.cancel()
+        assert len(finished) <= times("cancelled sockets"), "some are cut short"
         assert await worker.get_namespace_id(None, "net")
         assert await settled_descriptors() == app_before
         assert descriptors(worker.pid) == worker_before
 
 
-async def open_and_close_socket(worker: Worker, namespace: NamespaceFile | None) -> None:
-    (await worker.socket(namespace=namespace)).close()
+async def open_and_close_socket(opening: Callable[[], Awaitable[socket.socket | AsyncResource]], finished: list[str]) -> None:
+    opened = await opening()
+    if isinstance(opened, socket.socket):
+        opened.close()
+    else:
+        await anyio.aclose_forcefully(opened)
+    finished.append(repr(opened))
 
 
 async def test_a_stalled_worker_does_not_slow_down_others() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 import aions
 from aions import Namespace, Worker, open_worker
@@ -102,6 +103,22 @@ async def test_opening_can_be_cancelled() -> None:
             with anyio.move_on_after(0.05) as scope:
                 await call
             assert scope.cancelled_caught
+
+
+async def test_opening_can_be_cancelled_at_any_moment() -> None:
+    async with open_worker() as worker:
+        for moment in range(50):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(open_and_close, worker)
+                for _ in range(moment):
+                    await checkpoint()
+                tasks.cancel_scope.cancel()
+        await open_and_close(worker)
+
+
+async def open_and_close(worker: Worker) -> None:
+    async with await worker.open_file("/etc/hosts"):
+        pass
 
 
 @on_one_loop

@@ -6,11 +6,13 @@ import os
 import signal
 import socket
 import subprocess
+import sysconfig
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -191,6 +193,26 @@ async def test_what_iproute2_keeps_for_a_name() -> None:
         assert not Path("/etc/hosts").read_text().startswith("192.0.2.9")
 
 
+ENTERED: dict[str, Callable[[str, Worker], list[Any]]] = {
+    "last": lambda name, other: [(other, "uts"), name],
+    "first": lambda name, other: [name, (other, "uts")],
+    "of a worker": lambda name, other: [(other, "net")],
+    "of a worker, with others": lambda name, other: [(other, ["net", "ipc"])],
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("targets", ENTERED.values(), ids=ENTERED)
+@on_one_loop
+async def test_the_name_of_a_network_is_remembered(targets: Callable[[str, Worker], list[Any]]) -> None:
+    files = {"hosts": "192.0.2.9 nine\n", "nsswitch.conf": "hosts: files\n"}
+    with target(Namespace.NETWORK) as pid, named_by_iproute2(pid) as name, etc_netns(name, files):
+        async with open_worker(enter=name) as other, open_worker(enter=targets(name, other)) as worker:
+            assert await addresses(worker, "nine") == ["192.0.2.9"]
+        async with open_worker(enter=name) as worker, await aions.open_namespace(worker, "net") as file:
+            assert file.name == name
+
+
 @pytest.mark.parametrize("daemon", ["/run/nscd/socket"])
 @on_one_loop
 async def test_daemons_are_not_asked(daemon: str) -> None:
@@ -283,6 +305,60 @@ async def watched_resolvers(worker: Worker) -> AsyncIterator[set[str]]:
         tasks.start_soon(watch)
         yield roots
         tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+def foreign_root(tmp_path: Path) -> Path:
+    """A root whose configuration has the C library load a library. Where that would be are FIFOs, which nobody can open."""
+    for directory in ("etc", "old", *LIBRARIES):
+        (tmp_path / directory).mkdir(parents=True, exist_ok=True)
+    for directory in LIBRARIES:
+        os.mkfifo(tmp_path / directory / "libnss_evil.so.2")
+    (tmp_path / "etc" / "nsswitch.conf").write_text("hosts: evil files\n")
+    (tmp_path / "etc" / "hosts").write_text("192.0.2.66 inside\n")
+    return tmp_path
+
+
+LIBRARIES = ("lib64", "lib", f"lib/{sysconfig.get_config_var('MULTIARCH')}")
+
+
+async def pivot(worker: Worker, root: Path) -> None:
+    await worker.bind_mount(root, root)
+    await worker.pivot_root(root, root / "old")
+
+
+CHANGES: dict[str, tuple[Namespace, Callable[[Worker, Path], Awaitable[None]]]] = {
+    "pivot_root": (INSIDE, pivot),
+    "chroot": (INSIDE, Worker.chroot),
+    "chroot in the host's network": (Namespace.USER | Namespace.MOUNT, Worker.chroot),
+}
+
+
+@pytest.mark.parametrize(("kinds", "change"), CHANGES.values(), ids=CHANGES)
+@on_one_loop
+async def test_another_root_gives_no_libraries(
+    foreign_root: Path, kinds: Namespace, change: Callable[[Worker, Path], Awaitable[None]]
+) -> None:
+    async with open_worker(unshare=kinds) as worker:
+        await change(worker, foreign_root)
+        assert await addresses(worker, "inside") == ["192.0.2.66"]
+        async with worker.fork() as fork:
+            assert await addresses(fork, "inside") == ["192.0.2.66"]
+
+
+@pytest.mark.parametrize("kinds", [INSIDE, INSIDE | Namespace.PID, Namespace.USER | Namespace.MOUNT])
+@on_one_loop
+async def test_the_root_of_a_new_worker_gives_no_libraries(foreign_root: Path, kinds: Namespace) -> None:
+    async with open_worker(unshare=kinds, root=foreign_root) as worker:
+        assert await addresses(worker, "inside") == ["192.0.2.66"]
+
+
+@pytest.mark.root
+@on_one_loop
+async def test_another_root_without_namespaces_gives_no_libraries(foreign_root: Path) -> None:
+    async with open_worker() as worker:
+        await worker.chroot(foreign_root)
+        assert await addresses(worker, "inside") == ["192.0.2.66"]
 
 
 @on_one_loop

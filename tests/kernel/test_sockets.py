@@ -7,17 +7,21 @@ import errno
 import fcntl
 import os
 import re
+import resource
+import signal
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import anyio
 import pytest
 import trio
 from anyio.abc import ByteStream, SocketAttribute, SocketListener, SocketStream, UDPSocket
+from anyio.lowlevel import checkpoint
 
 import aions
-from aions import Namespace, Worker, open_worker
+from aions import Namespace, NamespaceFile, Worker, open_worker
 from tests.kernel.explained import named, refusal, works
 from tests.kernel.targets import on_one_loop, target_as_root
 
@@ -271,3 +275,47 @@ async def test_sockets_that_do_not_exist(worker: Worker, family: int, kind: int,
         == f"socket({int(family)}, {int(kind)}|SOCK_CLOEXEC|SOCK_NONBLOCK, {protocol}) was refused in {named(worker)}."
     )
     assert await works(worker)
+
+
+@pytest.fixture
+def limit() -> Iterator[int]:
+    """A limit on descriptors that also those reach which are on their way."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, limits[1]))
+    yield 400
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def some_turns() -> None:
+    """Let tasks do what they can: some of them never cease to try."""
+    for _ in range(1000):
+        await checkpoint()
+
+
+@pytest.mark.plain_user
+async def test_more_descriptors_on_their_way_than_a_user_may_have_are_waited_for(limit: int) -> None:
+    """Requests wait, and so does a reply."""
+    async with AsyncExitStack() as stack:
+        inside = [await stack.enter_async_context(open_worker(unshare=Namespace.USER | Namespace.NETWORK)) for _ in range(3)]
+        files = [await stack.enter_async_context(await worker.new_namespace("net")) for worker in inside]
+        opened = 0
+
+        async def open_one(worker: Worker, file: NamespaceFile) -> None:
+            nonlocal opened
+            (await worker.socket(namespace=file)).close()
+            opened += 1
+
+        async def open_own(worker: Worker) -> None:
+            await (await worker.open_namespace("net")).aclose()
+
+        async with anyio.create_task_group() as tasks:
+            for worker, file in zip(inside[:2], files[:2], strict=True):
+                os.kill(worker.pid, signal.SIGSTOP)
+                for _ in range(limit * 5 // 9):
+                    tasks.start_soon(open_one, worker, file)
+            await some_turns()
+            tasks.start_soon(open_own, inside[2])
+            await some_turns()
+            for worker in inside[:2]:
+                os.kill(worker.pid, signal.SIGCONT)
+        assert opened == 2 * (limit * 5 // 9)

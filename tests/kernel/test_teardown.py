@@ -52,6 +52,15 @@ async def test_a_name_is_free_when_the_block_is_left(outside: Worker) -> None:
 
 
 @on_one_loop
+@pytest.mark.parametrize("how", ["unshare", "enter"])
+async def test_a_name_is_free_when_a_worker_has_left_its_network_for_another(outside: Worker, how: str) -> None:
+    for _ in range(REUSES):
+        async with plugged_in(outside) as inside:
+            await (inside.unshare(Namespace.NETWORK) if how == "unshare" else inside.enter(outside, Namespace.NETWORK))
+            assert await links(outside) == {"lo"}
+
+
+@on_one_loop
 async def test_a_name_is_free_after_a_network_with_a_pid_namespace(outside: Worker) -> None:
     for _ in range(REUSES):
         async with outside.fork() as inside:

@@ -14,6 +14,7 @@ from aions._errors import ProtocolError
 from aions._wire import fdsocket
 from aions._wire.codec import MAX_DESCRIPTORS
 from aions._wire.fdsocket import INLINE_LIMIT, LARGEST, Packet, close_all, from_memfd, receive, send, to_memfd
+from tests.kernel.programs.counts import times
 from tests.wire.full_table import room_for
 
 Pair = tuple[socket.socket, socket.socket]
@@ -62,7 +63,8 @@ def fill(sock: socket.socket) -> int:
     raise AssertionError
 
 
-SIZES = [1, INLINE_LIMIT - 1, INLINE_LIMIT, INLINE_LIMIT + 1, 4 * INLINE_LIMIT, 5 * 2**20]
+LONG = 5 * 2**20
+SIZES = [1, INLINE_LIMIT - 1, INLINE_LIMIT, INLINE_LIMIT + 1, 4 * INLINE_LIMIT, LONG]
 
 
 @pytest.mark.parametrize("count", [0, 3, MAX_DESCRIPTORS])
@@ -220,6 +222,27 @@ def test_where_some_descriptors_find_no_room_none_is_kept(pair: Pair, file: int,
     with room_for(room):
         packet = arrived(pair[1])
     assert (packet.data, packet.descriptors, packet.intact) == (b"data", [], False)
+
+
+def test_descriptors_arrive_all_or_none_whatever_the_room(pair: Pair, file: int) -> None:
+    """R13."""
+    cases = [(count, room) for count in range(1, MAX_DESCRIPTORS + 2) for room in range(count + 2)]
+    for count, room in cases[:: len(cases) // times("rooms for descriptors")]:
+        say(pair[0], b"data", [file] * count)
+        with room_for(room):
+            packet = arrived(pair[1])
+        close_all(packet.descriptors)
+        assert (packet.data, len(packet.descriptors), packet.intact) == (
+            (b"data", count, True) if room >= count else (b"data", 0, False)
+        )
+
+
+def test_packets_of_all_sizes_arrive_whole(pair: Pair) -> None:
+    """R15. (An empty packet would be the end.)"""
+    data = os.urandom(LONG)
+    for size in range(1, LONG + 1, LONG // times("sizes")):
+        send(pair[0], data[:size])
+        assert arrived(pair[1]).data == data[:size]
 
 
 @pytest.mark.parametrize("count", [1, 2, 252])

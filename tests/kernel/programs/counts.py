@@ -34,6 +34,8 @@ _COUNTS = {
     "id maps": (2000, 100_000),
     "faults": (1, 20),
     "symlink swaps": (1000, 100_000),
+    "rooms for descriptors": (326, 32_637),  # each count that one message takes, in each room up to one too many
+    "sizes": (52, 5243),  # of 1 kB more each, to 5 MiB
 }
 
 
