@@ -53,6 +53,7 @@ class Children:
         """Get ready for a user's function."""
         self.expect()
         self._in_function = os.getpid()
+        self._collect_asked_for()  # those that have ended before the handler looked after them
 
     def leave_function(self) -> None:
         """Put right what a user's function may have changed."""

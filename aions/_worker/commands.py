@@ -179,17 +179,17 @@ def _prepare(request: Spawn, group: int | None) -> None:
 def _first_found(request: Spawn, name: str, start: Start, obstacle: Callable[[str], int] = lambda _program: 0) -> int:
     """Start the program from the first place that works, as execvpe(3) looks for it; `obstacle` is an errno, or 0 for none."""
     arguments = ["/bin/sh", "-c", *request.arguments] if request.shell else list(request.arguments)
-    refused = KernelError(errno.ENOENT, f'{name}("{arguments[0]}", {arguments})', arguments[0])
+    refused = errno.ENOENT, arguments[0]
     for program in _places_of(arguments[0], request.environment):
-        text = f'{name}("{program}", {arguments})'
-        try:
-            if number := obstacle(program):
-                raise KernelError(number, text, arguments[0])
-            return call(lambda: text, start, program, arguments, path=arguments[0])  # noqa: B023 - called at once
-        except KernelError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR) and refused.errno == errno.ENOENT:
-                refused = error
-    raise refused
+        number = obstacle(program)
+        if number == 0:
+            try:
+                return call(lambda: f'{name}("{program}", {arguments})', start, program, arguments)  # noqa: B023 - called at once
+            except KernelError as error:
+                number = error.errno or errno.EIO
+        if number not in (errno.ENOENT, errno.ENOTDIR) and refused[0] == errno.ENOENT:
+            refused = number, program
+    raise KernelError(refused[0], f'{name}("{refused[1]}", {arguments})', arguments[0])
 
 
 def _places_of(program: str, environment: tuple[str, ...]) -> Iterator[str]:
@@ -204,8 +204,10 @@ def _places_of(program: str, environment: tuple[str, ...]) -> Iterator[str]:
 
 def _obstacle(path: str) -> int:
     """Return the errno that running a file would certainly fail with."""
+    if os.access(path, os.X_OK):
+        return 0
     try:
         os.stat(path)
     except OSError as error:
         return error.errno or errno.EIO
-    return 0 if os.access(path, os.X_OK) else errno.EACCES
+    return errno.EACCES

@@ -108,12 +108,17 @@ def test_reaping_collects_all_that_have_ended_and_nobody_else() -> None:
 def test_in_a_function_those_that_were_asked_for_are_collected_at_once_and_no_others() -> None:
     def worker() -> None:
         family = Family()
+        ended, lifeline = family.start("exit 2")
+        wait_until_ended(ended)
+        running, other_lifeline = family.start("kill -STOP $$; exit 3")
+        os.waitid(os.P_PID, running, os.WSTOPPED | os.WNOWAIT)
         family.children.enter_function()
+        assert os.read(lifeline, 100) == b"2"
         own = start("exit 4")
         wait_until_ended(own)
-        _pid, lifeline = family.start("exit 3")
-        assert select.select([lifeline], [], [], 2)[0]
-        assert os.read(lifeline, 100) == b"3"
+        os.kill(running, signal.SIGCONT)
+        assert select.select([other_lifeline], [], [], 2)[0]
+        assert os.read(other_lifeline, 100) == b"3"
         assert os.waitstatus_to_exitcode(os.waitpid(own, 0)[1]) == 4
         family.children.leave_function()
         pid, lifeline = family.start("exit 5")
