@@ -84,12 +84,19 @@ def _spawned(request: Spawn, places: dict[int, int], group: int | None) -> int:
     def start(program: str, arguments: list[str]) -> int:
         return posix_spawn(program, arguments, request.environment, places, request.directory, group, request.new_session)
 
-    before = os.umask(request.umask) if request.umask >= 0 else -1
+    before = _set_umask(request)
     try:
         return _first_found(request, "posix_spawn", start, lambda program: _obstacle(os.path.join(directory, program)))
     finally:
         if before >= 0:
             os.umask(before)
+
+
+def _set_umask(request: Spawn) -> int:
+    """Set the umask, if there is one to set; return what it was, or -1."""
+    if request.umask < 0:
+        return -1
+    return call(lambda: f"umask({request.umask:#o})", os.umask, request.umask)
 
 
 def _forked(request: Spawn, places: dict[int, int], group: int | None) -> int:
@@ -159,8 +166,7 @@ def _prepare(request: Spawn, group: int | None) -> None:
     directory, uid, gid, groups = request.directory, request.user, request.group, request.extra_groups
     if directory is not None:
         call(lambda: f'chdir("{directory}")', os.chdir, directory, path=directory)
-    if request.umask >= 0:
-        os.umask(request.umask)
+    _set_umask(request)
     signals.restore()
     if request.new_session:
         call(lambda: "setsid()", os.setsid)
