@@ -37,7 +37,8 @@ def call(server: Server, request: CallFunction) -> Called:
     """Call the function and send its outcome home."""
     server.children.enter_function()
     pid, name = os.getpid(), None
-    _look_for_threads(server, name)
+    if server.threads_from is not None:
+        _look_for_threads(server, name)  # those of an earlier function may be gone
     try:
         function, arguments = _unpickled(request)
         name = getattr(function, "__qualname__", repr(function))
