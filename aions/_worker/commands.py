@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     Start = Callable[[str, list[str]], int]
 
 
+_OF_THE_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP)
+"""Why a program cannot be started from one place, and perhaps from another."""
+
 _REPORTS: dict[str, type[Done | Failed]] = {"Done": Done, "Failed": Failed}
 
 
@@ -193,6 +196,8 @@ def _first_found(request: Spawn, name: str, start: Start, obstacle: Callable[[st
                 raise KernelError(number, text, arguments[0])
             return call(lambda: text, start, program, arguments, path=arguments[0])  # noqa: B023 - called at once
         except KernelError as error:
+            if error.errno not in _OF_THE_PLACE:
+                raise
             if error.errno not in (errno.ENOENT, errno.ENOTDIR) and refused.errno == errno.ENOENT:
                 refused = error
     raise refused
