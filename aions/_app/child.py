@@ -20,8 +20,11 @@ _INFO = "=Q52xi"
 """Of a struct pidfd_info: what is filled in, and the wait status."""
 _EXIT = 8
 
-_REAPING = 1
-"""Seconds to wait until somebody has collected a process that has ended: before that the kernel does not say how."""
+_REAPING = 0.5
+"""Seconds to wait until somebody has collected a process that has ended: before that the kernel does not say how it did.
+
+Where the forkserver has ended as well that is up to the machine's process 1, and not every one is in a hurry.
+"""
 
 
 def _kept_status(pidfd: int) -> int | None:
@@ -63,6 +66,7 @@ class Child:
         self._waiting_for_end = anyio.Lock()
         self._status: int | None = None
         self._complete = False
+        self._asked = False
         self.is_orphan = False
 
     def poll(self) -> int | None:
@@ -90,12 +94,15 @@ class Child:
                 if self._lifeline.fileno() < 0:
                     raise anyio.ClosedResourceError
                 await anyio.wait_readable(self._lifeline)
-            if self._status is None and self.pidfd.fileno() >= 0:
-                self._status = await self._asked_for()
+            if self._status is None and not self._asked:
+                self._status = await self._kept()
+                self._asked = True
         return self._status
 
-    async def _asked_for(self) -> int | None:
+    async def _kept(self) -> int | None:
         """Have the kernel tell the status that did not come. A process that nobody looks after any more is ended first."""
+        if self.pidfd.fileno() < 0:
+            return None
         with suppress(PermissionError):  # another user's by now: it ends when it likes
             self.signal(signal.SIGKILL)
         await self.wait_ended()

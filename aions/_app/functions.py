@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import TypeVar, TypeVarTuple, cast
 
 import anyio
+import anyio.to_process
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from aions._app.link import Link
@@ -32,6 +33,8 @@ async def call(
     await checkpoint_if_cancelled()
     payload = pickled((function, arguments))
     async with AsyncExitStack() as stack:
+        if cancellable and limiter is None:
+            limiter = anyio.to_process.current_default_process_limiter()
         if limiter is not None:
             await stack.enter_async_context(limiter)
         if cancellable:

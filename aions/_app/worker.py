@@ -557,7 +557,8 @@ class Worker(Mounting, Networking):
             args: its arguments.
             cancellable: run it in a fork of the worker, which is killed when the call is cancelled; otherwise the call waits
                 for the function, as in anyio.
-            limiter: taken for the length of the call.
+            limiter: taken for the length of the call; None: the default one of `anyio.to_process` for a cancellable call, which
+                takes a process, and none for any other.
 
         Raises:
             AionsError: a cancellable call would be the first process of a pid namespace that the worker has unshared.

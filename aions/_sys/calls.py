@@ -65,7 +65,8 @@ def _logged(lines: list[str], text: str, function: Callable[[*Ts], T], arguments
         name = errno.errorcode.get(number, number)
         note(lines, start, f"{text} = -1 {name} ({os.strerror(number)})")
         raise KernelError(number, text, path) from None
-    note(lines, start, f"{text} = {result if type(result) is int else 0}")
+    shown = result if type(result) is int else getattr(result, "fileno", int)()
+    note(lines, start, f"{text} = {shown}")
     return result
 
 

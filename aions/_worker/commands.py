@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     Start = Callable[[str, list[str]], int]
 
 
+_OF_THE_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP)
+"""Why a program cannot be started from one place, and perhaps from another."""
+
 _REPORTS: dict[str, type[Done | Failed]] = {"Done": Done, "Failed": Failed}
 
 
@@ -84,12 +87,19 @@ def _spawned(request: Spawn, places: dict[int, int], group: int | None) -> int:
     def start(program: str, arguments: list[str]) -> int:
         return posix_spawn(program, arguments, request.environment, places, request.directory, group, request.new_session)
 
-    before = os.umask(request.umask) if request.umask >= 0 else -1
+    before = _set_umask(request)
     try:
         return _first_found(request, "posix_spawn", start, lambda program: _obstacle(os.path.join(directory, program)))
     finally:
         if before >= 0:
             os.umask(before)
+
+
+def _set_umask(request: Spawn) -> int:
+    """Set the umask, if there is one to set; return what it was, or -1."""
+    if request.umask < 0:
+        return -1
+    return call(lambda: f"umask({request.umask:#o})", os.umask, request.umask)
 
 
 def _forked(request: Spawn, places: dict[int, int], group: int | None) -> int:
@@ -159,8 +169,7 @@ def _prepare(request: Spawn, group: int | None) -> None:
     directory, uid, gid, groups = request.directory, request.user, request.group, request.extra_groups
     if directory is not None:
         call(lambda: f'chdir("{directory}")', os.chdir, directory, path=directory)
-    if request.umask >= 0:
-        os.umask(request.umask)
+    _set_umask(request)
     signals.restore()
     if request.new_session:
         call(lambda: "setsid()", os.setsid)
@@ -184,8 +193,10 @@ def _first_found(request: Spawn, name: str, start: Start, obstacle: Callable[[st
         number = obstacle(program)
         if number == 0:
             try:
-                return call(lambda: f'{name}("{program}", {arguments})', start, program, arguments)  # noqa: B023 - called at once
+                return call(lambda: f'{name}("{program}", {arguments})', start, program, arguments, path=arguments[0])  # noqa: B023
             except KernelError as error:
+                if error.errno not in _OF_THE_PLACE:
+                    raise
                 number = error.errno or errno.EIO
         if number not in (errno.ENOENT, errno.ENOTDIR) and refused[0] == errno.ENOENT:
             refused = number, program

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _pickle as pickle
 import os
 import sys
+from errno import ENOMEM
 
 from aions._errors import AionsError
 from aions._sys import proc as procfs
@@ -12,7 +13,7 @@ from aions._wire.messages import Called, CallFunction
 from aions._wire.payload import packed, unpacked
 from aions._worker import signals
 from aions._worker.loop import Server
-from aions._worker.traceback import describe
+from aions._worker.traceback import describe_all
 
 _PROTOCOL = 5
 
@@ -36,15 +37,15 @@ def call(server: Server, request: CallFunction) -> Called:
     """Call the function and send its outcome home."""
     server.children.enter_function()
     pid, name = os.getpid(), None
-    _look_for_threads(server, name)
+    if server.threads_from is not None:
+        _look_for_threads(server, name)  # those of an earlier function may be gone
     try:
         function, arguments = _unpickled(request)
         name = getattr(function, "__qualname__", repr(function))
         outcome = True, function(*arguments)
     except BaseException as error:
-        error.add_note("Traceback in the worker (most recent call last):\n" + describe(error.__traceback__))
-        if isinstance(error, RuntimeError) and "thread" in str(error) and not _can_start_threads(server):
-            error.add_note(_NO_THREADS)
+        error.add_note(describe_all(error))
+        _explain(server, error)
         outcome = False, error
     if os.getpid() != pid:
         os._exit(0)  # the function has forked, and this is its child
@@ -65,6 +66,24 @@ _NO_THREADS = (
     "The worker has unshared or entered a pid namespace that only its children are in, and can start no threads (clone(2)): "
     "call the function in a fork of it (Worker.fork)."
 )
+
+
+_NO_PROCESSES = (
+    "The first process of the pid namespace that the worker's children are in has ended, and with it the namespace: nothing "
+    "can start in it any more (clone(2)). Open a new worker."
+)
+
+
+def _explain(server: Server, error: BaseException) -> None:
+    """Add to an error of a worker whose children are to be in another pid namespace what that has to do with it."""
+    if isinstance(error, RuntimeError) and "thread" in str(error):
+        note = _NO_THREADS
+    elif isinstance(error, OSError) and error.errno == ENOMEM:
+        note = _NO_PROCESSES
+    else:
+        return
+    if not _can_start_threads(server):
+        error.add_note(note)
 
 
 def _can_start_threads(server: Server) -> bool:

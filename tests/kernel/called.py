@@ -120,6 +120,13 @@ def fail(message: str) -> NoReturn:
     raise LookupError(message)
 
 
+def fail_twice() -> NoReturn:
+    try:
+        fail("first")
+    except LookupError as error:
+        raise RuntimeError("second") from error
+
+
 def fail_with_what_does_not_pickle() -> NoReturn:
     raise NeedsTwo("one", "two")
 

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -147,6 +148,23 @@ async def test_a_function_that_starts_a_thread_where_none_can_be() -> None:
         with pytest.raises(RuntimeError, match="on purpose") as other:
             await worker.run_sync(called.fail_with, RuntimeError)
         assert not any("Worker.fork" in note for note in other.value.__notes__)
+
+
+async def test_a_function_that_starts_a_process_where_none_can_be() -> None:
+    async with open_worker(unshare=Namespace.USER) as worker:
+        await worker.unshare(Namespace.PID)
+        await worker.run_process(["true"])  # the first, and the last
+        with pytest.raises(OSError, match="Cannot allocate memory") as caught:
+            await worker.run_sync(subprocess.call, ["true"])
+        assert any("has ended, and with it the namespace" in note for note in caught.value.__notes__)
+
+
+async def test_an_exception_brings_the_ways_of_those_that_it_came_from(worker: Worker) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        await worker.run_sync(called.fail_twice)
+    (note,) = caught.value.__notes__
+    assert "LookupError('first') was the direct cause of RuntimeError('second'):" in note
+    assert note.endswith("in fail")
 
 
 async def test_a_second_unshare_of_the_pid_namespace_explains_itself() -> None:

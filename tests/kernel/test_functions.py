@@ -209,7 +209,8 @@ async def test_a_cancellable_call_leaves_no_state_and_blocks_nobody(worker: Work
         call = partial(worker.run_sync, called.write_and_wait, str(tmp_path / "began"), cancellable=True)
         tasks.start_soon(call)
         await begun(tmp_path / "began")
-        assert await worker.run_sync(called.remember, 2, cancellable=True) == [1, 2]
+        limiter = anyio.CapacityLimiter(1)
+        assert await worker.run_sync(called.remember, 2, cancellable=True, limiter=limiter) == [1, 2]
         assert await worker.run_sync(called.remember, 3) == [1, 3]
         tasks.cancel_scope.cancel()
 
@@ -282,6 +283,19 @@ async def test_a_limiter_is_held_for_the_length_of_a_call(worker: Worker, tmp_pa
         tasks.cancel_scope.cancel()
     assert limiter.borrowed_tokens == 0
     assert await worker.run_sync(os.getpid, limiter=limiter) == worker.pid
+
+
+async def test_cancellable_calls_take_the_default_limiter_of_processes(worker: Worker, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "began")
+    limiter = anyio.to_process.current_default_process_limiter()
+    async with anyio.create_task_group() as tasks:
+        call = partial(worker.run_sync, called.write_and_wait, str(tmp_path / "began"), cancellable=True)
+        tasks.start_soon(call)
+        await begun(tmp_path / "began")
+        assert limiter.borrowed_tokens == 1
+        await worker.run_sync(os.getpid)
+        tasks.cancel_scope.cancel()
+    assert limiter.borrowed_tokens == 0
 
 
 async def test_a_cancelled_scope_does_not_start_a_call(worker: Worker) -> None:

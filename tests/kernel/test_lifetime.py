@@ -6,6 +6,7 @@ import os
 import random
 import select
 import signal
+import statistics
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -246,26 +247,31 @@ async def use_for_ever(worker: Worker) -> None:
             await fork.get_namespace_id(None, "net")
 
 
-async def use_until_it_dies(worker: Worker) -> None:
+async def use_until_it_dies(worker: Worker, told: list[float]) -> None:
     with pytest.raises(WorkerDied) as caught:
         await use_for_ever(worker)
-    assert caught.value.status in (-signal.SIGKILL, None)
+    told.append(time.monotonic())
+    assert caught.value.status in (-signal.SIGKILL, 0, None)  # 0: a fork that saw the end of its parent by itself
 
 
 async def test_the_caller_learns_of_a_killed_worker_and_nobody_else_minds() -> None:
     async with open_worker() as other:
         forkserver = parent(other.pid)
+        killed: list[float] = []
+        told: list[float] = []
         for _ in range(times("worker killed")):
             with anyio.fail_after(10):
                 async with open_worker() as worker, anyio.create_task_group() as tasks:
-                    tasks.start_soon(use_until_it_dies, worker)
+                    tasks.start_soon(use_until_it_dies, worker, told)
                     await anyio.sleep(random.uniform(0, 0.01))
                     os.kill(worker.pid, signal.SIGKILL)
-                    killed = time.monotonic()
-            assert time.monotonic() - killed < 1
+                    killed.append(time.monotonic())
+            assert time.monotonic() - killed[-1] < 1
             assert await other.get_namespace_id(None, "net")
             wait_until(lambda: not zombies(forkserver), 1)
             assert zombies(forkserver) == []
+        delays = [after - before for before, after in zip(killed, told, strict=True)]
+        assert statistics.median(delays) < 0.1  # a busy machine may take longer once
 
 
 async def test_a_killed_worker_takes_its_commands_along() -> None:
@@ -277,5 +283,5 @@ async def test_a_killed_worker_takes_its_commands_along() -> None:
         os.kill(worker.pid, signal.SIGKILL)
         with anyio.fail_after(1), pytest.raises(anyio.EndOfStream):
             await process.stdout.receive()
-        with pytest.raises(WorkerDied):
+        with suppress(WorkerDied):  # unless the shell has ended by itself, when it saw its child end
             await process.aclose()

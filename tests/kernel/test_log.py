@@ -88,6 +88,7 @@ async def test_commands_are_logged_with_what_happens_before_they_run(listener: L
         assert re.search(r'^posix_spawn\("\S*/true", \[\'true\'\]\) = \d+$', calls, re.MULTILINE)
         assert re.search(r"^fork\(\) = \d+$", calls, re.MULTILINE)
         assert 'chdir("/") = 0\n' in calls
+        assert re.search(r"^umask\(0o77\) = \d+$", calls, re.MULTILINE)
         assert "setreuid(0, 0) = 0\n" in calls
         assert 'chdir("/no/such/directory") = -1 ENOENT (No such file or directory)\n' in calls
         assert re.search(r"^wait4\(-1, \[0x0\], WNOHANG, NULL\) = \d+$", calls, re.MULTILINE)

@@ -190,6 +190,16 @@ async def test_a_command_has_its_streams_and_what_was_passed(worker: Worker, pip
 
 
 @on_one_loop
+@pytest.mark.parametrize("user", [None, 0])
+async def test_what_a_function_has_left_open_is_not_inherited(user: int | None) -> None:
+    async with open_worker(unshare=Namespace.USER) as worker:
+        number = await worker.run_sync(os.open, "/dev/null", os.O_RDONLY)
+        await worker.run_sync(os.set_inheritable, number, True)
+        listed = await worker.run_process(["ls", "/proc/self/fd"], user=user)
+        assert sorted(map(int, listed.stdout.split())) == [0, 1, 2, 3]  # 3 is the directory that ls reads
+
+
+@on_one_loop
 async def test_passed_descriptors_keep_their_numbers(worker: Worker, pipe: tuple[FileIO, FileIO]) -> None:
     reader, writer = pipe
     number = writer.fileno()
@@ -269,11 +279,16 @@ async def test_the_standard_streams_may_be_passed(worker: Worker) -> None:
 
 
 IGNORED = """
+    import ctypes
     import os
     import signal
     import anyio
     from aions import Namespace, open_worker
+    from aions._sys import libc
 
+    ignore = ctypes.create_string_buffer(b"\\1", 64)
+    for number in (32, 33):  # the C library's own
+        libc._syscall(libc._SYS_RT_SIGACTION, number, ctypes.addressof(ignore), 0, 8)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGRTMIN + 3):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, lambda *_: None)
@@ -309,8 +324,9 @@ async def test_a_command_is_in_the_apps_process_group_and_session(at_home: Worke
 
 @on_one_loop
 async def test_a_command_can_have_a_session_of_its_own(worker: Worker) -> None:
-    async with await worker.open_process(["cat"], start_new_session=True) as process:
-        assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
+    for by_fork in (False, True):
+        async with await worker.open_process(["cat"], start_new_session=True, no_new_privs=by_fork) as process:
+            assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
 
 
 @on_one_loop
@@ -358,10 +374,11 @@ async def test_a_command_in_entered_namespaces_has_a_session_of_its_own() -> Non
     with target(Namespace.USER | Namespace.PID) as pid:
         async with open_worker() as worker:
             await worker.enter_namespace(pid, Namespace.USER | Namespace.PID)
-            async with await worker.open_process(["cat"], stdout=None) as process, worker.fork() as fork:
-                assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
-                async with await fork.open_process(["cat"]) as other:
-                    assert os.getsid(other.pid) == other.pid
+            for by_fork in (False, True):
+                async with await worker.open_process(["cat"], stdout=None, no_new_privs=by_fork) as process:
+                    assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
+            async with worker.fork() as fork, await fork.open_process(["cat"]) as other:
+                assert os.getsid(other.pid) == other.pid
 
 
 @on_one_loop

@@ -210,6 +210,7 @@ def test_a_background_command_leaves_the_terminal_alone(screen: Screen) -> None:
     screen.enter(f"{AIONS} unshare -rp sh -c 'echo bac''kground' & wait")
     screen.expect("^background")
     screen.expect("Done")
+    screen.expect("^outer> ")
     assert screen.run("echo here", "outer> ") == "here"
     screen.enter(f"{AIONS} unshare -rp cat &")
     screen.expect("^outer> ")

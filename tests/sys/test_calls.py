@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator
 from typing import NoReturn
@@ -54,6 +55,8 @@ def test_a_refused_call_is_named() -> None:
 def test_calls_are_logged_as_strace_does(lines: list[str]) -> None:
     libc.unshare(0)
     assert call(lambda: "open()", max, 3, 7) == 7
+    with call(lambda: "socket()", socket.socket) as sock:
+        expected = f"socket() = {sock.fileno()}"
     with pytest.raises(KernelError):
         libc.setns(-1, 0)
     with pytest.raises(KernelError):
@@ -62,6 +65,7 @@ def test_calls_are_logged_as_strace_does(lines: list[str]) -> None:
     assert [match and match[1] for match in matches] == [
         "unshare(0) = 0",
         "open() = 7",
+        expected,
         "setns(-1, 0) = -1 EBADF (Bad file descriptor)",
         "refuse(9999) = -1 9999 (Unknown error 9999)",
     ]

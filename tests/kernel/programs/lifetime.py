@@ -38,6 +38,7 @@ async def _open_in_every_state(directory: Path, stack: contextlib.AsyncExitStack
     workers = {name: await stack.enter_async_context(open_worker()) for name in names}
     workers["fork"] = await stack.enter_async_context(workers["idle"].fork())
     workers["inside"] = await stack.enter_async_context(open_worker(unshare=Namespace.USER | Namespace.PID))
+    await workers["inside"].run_sync(os.setresuid, 0, 0, 0)  # after which the kernel forgets PR_SET_PDEATHSIG
     opening = f"import os\nos.open({str(directory / 'fifo')!r}, os.O_RDONLY)"
     tasks.start_soon(_never_returns, workers["busy"], _SPIN, directory / "busy")
     tasks.start_soon(_never_returns, workers["opening"], opening, directory / "opening")
