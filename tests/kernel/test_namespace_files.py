@@ -17,6 +17,7 @@ from anyio.abc import AsyncResource, SocketAttribute
 
 import aions
 from aions import FileDescriptor, Namespace, NamespaceFile, Worker, new_namespace, open_namespace, open_worker
+from aions._app import targets
 from tests.kernel import called
 from tests.kernel.explained import works
 from tests.kernel.targets import EVERY_KIND, KINDS, has_processes, name_of, on_one_loop, target_as_root, until
@@ -256,6 +257,19 @@ async def test_a_process_that_is_gone(worker: Worker) -> None:
                 await call(gone, "net")
             with pytest.raises(ProcessLookupError):
                 await call(FileDescriptor(pidfd), "net")
+    finally:
+        os.close(pidfd)
+
+
+@on_one_loop
+async def test_a_process_whose_pid_another_has_got(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its namespaces are not taken for those of the process that is meant."""
+    with subprocess.Popen(["true"]) as process:
+        pidfd = os.pidfd_open(process.pid)
+    monkeypatch.setattr(targets, "pid_of", lambda _pidfd: os.getpid())
+    try:
+        with pytest.raises(ProcessLookupError):
+            await open_namespace(FileDescriptor(pidfd), "net")
     finally:
         os.close(pidfd)
 
