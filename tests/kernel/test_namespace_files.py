@@ -71,6 +71,15 @@ async def test_no_pid_namespace_lives_without_a_process(worker: Worker) -> None:
         await worker.new_namespace("uts", loopback=True)
 
 
+@pytest.mark.plain_user
+@on_one_loop
+async def test_a_refused_namespace_says_where_it_can_be_made() -> None:
+    async with open_worker() as worker:
+        with pytest.raises(PermissionError) as caught:
+            await worker.new_namespace("uts")
+    assert caught.value.__notes__[-1] == 'That is: open_worker(unshare=["user", "uts"]), and its new_namespace.'
+
+
 @pytest.mark.parametrize("loopback", [True, False])
 async def test_a_new_network_namespace(worker: Worker, loopback: bool) -> None:
     file = await worker.new_namespace("net", loopback=loopback)
