@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aions._app import maps, membership
 from aions._app.link import Link
@@ -36,6 +38,17 @@ async def _map_root(worker: Link) -> None:
                     raise
 
 
+@contextmanager
+def _helped(kind: Namespace) -> Iterator[None]:
+    """Say how to have a user namespace too, which cannot be made by the same call."""
+    try:
+        yield
+    except PermissionError as error:
+        if kind is not Namespace.USER:
+            error.add_note(f'That is: open_worker(unshare=["user", "{kind.kernel_name}"]), and its new_namespace.')
+        raise
+
+
 async def open_own(worker: Link, namespace: NamespaceLike) -> NamespaceFile:
     """Open a namespace that a worker is in."""
     return await _opened(worker, combine(namespace).kernel_name, worker.network_name)
@@ -65,7 +78,8 @@ async def new_namespace(worker: Link, namespace: NamespaceLike, loopback: bool) 
             pass  # to go there or to come back; the fork will know
     fork = await worker.fork()
     try:
-        await _move(fork, kind, loopback)
+        with _helped(kind):
+            await _move(fork, kind, loopback)
         return await _opened(fork, "time_for_children" if kind is Namespace.TIME else kind.kernel_name)
     finally:
         await fork.aclose()

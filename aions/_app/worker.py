@@ -39,7 +39,8 @@ class Worker(Mounting, Networking):
 
     Every method may raise `WorkerDied`, and `anyio.ClosedResourceError` once the worker is closed.
 
-    Cancellation: a call that is cancelled returns at once; what it asked for may or may not happen. The worker goes on.
+    Cancellation: a call that is cancelled returns at once; what it asked for may or may not happen. The worker goes on, once it
+    is through with it: see `open` and `run_sync` for what may take for ever.
     """
 
     def __init__(self, link: Link) -> None:

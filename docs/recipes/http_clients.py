@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections import defaultdict
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -11,6 +11,7 @@ import anyio
 import httpcore
 import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
+from anyio.abc import SocketAttribute
 from httpcore._backends.anyio import AnyIOStream
 
 from aions import Worker
@@ -32,51 +33,66 @@ class Backend(httpcore.AnyIOBackend):
     ) -> httpcore.AsyncNetworkStream:
         try:
             with anyio.fail_after(timeout):
-                return AnyIOStream(await self.worker.connect_tcp(host, port, local_host=local_address))
+                stream = await self.worker.connect_tcp(host, port, local_host=local_address)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(str(error)) from error
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
+        for option in socket_options or ():
+            stream.extra(SocketAttribute.raw_socket).setsockopt(*option)
+        return AnyIOStream(stream)
 
 
-def httpx_client(worker: Worker) -> httpx.AsyncClient:
-    """Return a client whose connections begin where the worker is."""
-    transport = httpx.AsyncHTTPTransport()
-    transport._pool = httpcore.AsyncConnectionPool(network_backend=Backend(worker))
+def httpx_client(worker: Worker, **options: Any) -> httpx.AsyncClient:
+    """Return a client whose connections begin where the worker is. Options are those of httpx's transport."""
+    transport = httpx.AsyncHTTPTransport(**options)
+    pool: Any = transport._pool
+    pool._network_backend = Backend(worker)
     return httpx.AsyncClient(transport=transport)
 
 
-class Inside(AbstractResolver):
-    """Looks names up for aiohttp, and has a socket ready for each address: aiohttp's factory of sockets cannot wait for one."""
+class Names(AbstractResolver):
+    """Looks names up for aiohttp."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.sockets: dict[int, list[socket.socket]] = defaultdict(list)
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        rows = await self.worker.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-        for row in rows:
-            self.sockets[row[0]].append(await self.worker.socket(row[0]))
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
         return [
             ResolveResult(
                 hostname=host, host=row[4][0], port=row[4][1], family=row[0], proto=row[2], flags=socket.AI_NUMERICHOST
             )
-            for row in rows
+            for row in await self.worker.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
         ]
 
     async def close(self) -> None:
-        for left in self.sockets.values():
-            while left:
-                left.pop().close()
+        pass
 
 
-def aiohttp_session(worker: Worker) -> aiohttp.ClientSession:
-    """Return a session whose connections begin where the worker is. For hosts that have names; on asyncio."""
-    resolver = Inside(worker)
-    connector = aiohttp.TCPConnector(
-        resolver=resolver,
-        use_dns_cache=False,
-        force_close=True,
-        socket_factory=lambda address: resolver.sockets[address[0]].pop(),
-    )
-    return aiohttp.ClientSession(connector=connector)
+class Connector(aiohttp.TCPConnector):
+    """Has a socket ready for each address, before aiohttp asks its factory of sockets, which cannot wait for one."""
+
+    def __init__(self, worker: Worker, **options: Any) -> None:
+        super().__init__(resolver=Names(worker), socket_factory=lambda address: _ready.get().pop(address), **options)
+        self.worker = worker
+
+    async def _wrap_create_connection(self, *args: Any, addr_infos: list[Any], **kwargs: Any) -> Any:
+        addr_infos = list(dict.fromkeys(addr_infos))
+        ready: dict[Any, socket.socket] = {}
+        before = _ready.set(ready)
+        try:
+            for address in addr_infos:
+                ready[address] = await self.worker.socket(address[0])
+            return await super()._wrap_create_connection(*args, addr_infos=addr_infos, **kwargs)
+        finally:
+            _ready.reset(before)
+            for unused in ready.values():
+                unused.close()
+
+
+_ready: ContextVar[dict[Any, socket.socket]] = ContextVar("sockets for the connection that is being made")
+
+
+def aiohttp_session(worker: Worker, **options: Any) -> aiohttp.ClientSession:
+    """Return a session whose connections begin where the worker is. Options are those of aiohttp's connector. On asyncio."""
+    return aiohttp.ClientSession(connector=Connector(worker, **options))

@@ -303,6 +303,60 @@ async def test_connecting_waits_for_a_listener_whose_queue_is_full(worker: Worke
                 await done.wait()
 
 
+@pytest.mark.parametrize("connected", [False, True])
+@on_one_loop
+async def test_the_mode_of_a_datagram_socket(worker: Worker, connected: bool) -> None:
+    async with await worker.create_unix_datagram_socket(local_path="/tmp/server", local_mode=0o612):
+        path = "/tmp/server"
+        if connected:
+            path = "/tmp/client"
+            await (
+                await worker.create_connected_unix_datagram_socket("/tmp/server", local_path=path, local_mode=0o612)
+            ).aclose()
+        assert stat.S_IMODE((await worker.run_sync(os.stat, path)).st_mode) == 0o612
+
+
+@on_one_loop
+async def test_the_backlog_of_a_unix_listener(worker: Worker) -> None:
+    """There is room for many; a number beyond an int is none too much."""
+    for backlog in (65536, 2**33):
+        async with await worker.create_unix_listener("\0listener", backlog=backlog), AsyncExitStack() as stack:
+            with anyio.fail_after(5):
+                for _ in range(10):
+                    await stack.enter_async_context(await worker.connect_unix("\0listener"))
+
+
+@on_one_loop
+async def test_options_of_sockets(worker: Worker) -> None:
+    async with await worker.create_tcp_listener(local_host="127.0.0.1") as listener:
+        raw = listener.listeners[0].extra(SocketAttribute.raw_socket)
+        assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        assert not raw.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        client = await worker.create_connected_udp_socket("both", 9, family=family, reuse_port=True)
+        async with client:
+            assert client.extra(SocketAttribute.family) == family
+            assert client.extra(SocketAttribute.raw_socket).getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+
+
+@pytest.mark.parametrize("local_host", ["127.0.0.1", "::1"])
+@on_one_loop
+async def test_a_local_host_chooses_the_family(worker: Worker, local_host: str) -> None:
+    """There is one attempt, not one for each of the addresses."""
+    with pytest.raises(OSError, match="All connection attempts failed") as caught:
+        await worker.connect_tcp("both", 1, local_host=local_host)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+
+@on_one_loop
+async def test_a_unix_socket_that_cannot_be_bound_is_not_kept_by_the_worker(worker: Worker) -> None:
+    before = len(os.listdir(f"/proc/{worker.pid}/fd"))
+    for call in (worker.create_unix_listener("/tmp/no/socket"), worker.connect_unix("/tmp/nothing")):
+        with pytest.raises(FileNotFoundError):
+            await call
+    assert len(os.listdir(f"/proc/{worker.pid}/fd")) == before
+
+
 REFUSALS: list[tuple[str, Callable[[Worker], Awaitable[Any]], type[OSError], str]] = [
     ("no such path", lambda worker: worker.connect_unix("/tmp/nothing"), FileNotFoundError, "/tmp/nothing"),
     ("no such directory", lambda worker: worker.create_unix_listener("/tmp/no/socket"), FileNotFoundError, "/tmp/no/socket"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ import asyncssh
 import pytest
 
 from aions import Namespace, Worker, open_worker
-from tests.kernel.targets import on_one_loop
+from tests.kernel.targets import on_one_loop, until
 
 on_asyncio = pytest.mark.parametrize(
     "anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]
@@ -38,7 +39,7 @@ def recipe(name: str) -> ModuleType:
 
 @asynccontextmanager
 async def two_hosts() -> AsyncIterator[tuple[Worker, Worker]]:
-    """Have two workers on the two ends of a cable. Both know the other as `server` and `client`."""
+    """Have two workers on the two ends of a cable. Both know them as `server` and `client`; `both` is the server."""
     kinds = Namespace.USER | Namespace.NETWORK | Namespace.MOUNT
     async with open_worker(unshare=kinds, loopback=True) as server, server.fork() as client:
         await client.unshare(Namespace.NETWORK | Namespace.MOUNT)
@@ -51,7 +52,7 @@ async def two_hosts() -> AsyncIterator[tuple[Worker, Worker]]:
                 address = f"{addresses[number]}/{addresses[2]}"
                 await worker.run_process(["ip", "address", "add", address, "dev", "cable", *nodad])
             await worker.run_process(["ip", "link", "set", "cable", "up"])
-        hosts = "10.0.0.1 server\\n10.0.0.2 client\\n"
+        hosts = "10.0.0.1 server\\n10.0.0.2 client\\n10.0.0.1 both\\nfd00::1 both\\n"
         setup = "mount -t tmpfs tmpfs /mnt && printf '{}' > /mnt/{} && mount --bind /mnt/{} /etc/{}"
         for worker in (server, client):
             await worker.run_process(setup.format(hosts, "hosts", "hosts", "hosts"))
@@ -99,18 +100,51 @@ async def text_by_aiohttp(worker: Worker, url: str) -> str:
         return str(await response.text())
 
 
+GREETINGS = {
+    "http://server/": "hello 10.0.0.2",
+    "http://both/": "hello fd00::2",
+    "http://10.0.0.1/": "hello 10.0.0.2",
+    "http://[fd00::1]/": "hello fd00::2",
+}
+
+
 @pytest.mark.needs("ip")
 async def test_hypercorn_and_httpx() -> None:
     async with two_hosts() as (server, client), served_by_hypercorn(server):
-        assert await text_by_httpx(client, "http://server/") == "hello 10.0.0.2"
+        for url, greeting in GREETINGS.items():
+            assert await text_by_httpx(client, url) == greeting
 
 
 @pytest.mark.needs("ip")
 @on_asyncio
 async def test_uvicorn_and_aiohttp() -> None:
     async with two_hosts() as (server, client), served_by_uvicorn(server):
-        assert await text_by_aiohttp(client, "http://server/") == "hello 10.0.0.2"
-        assert await text_by_httpx(client, "http://10.0.0.1/") == "hello 10.0.0.2"
+        for url, greeting in GREETINGS.items():
+            assert await text_by_aiohttp(client, url) == greeting
+            assert await text_by_httpx(client, url) == greeting
+
+
+@pytest.mark.needs("ip")
+@on_asyncio
+async def test_a_session_of_aiohttp_keeps_no_sockets_that_it_does_not_use() -> None:
+    """One after another, and at once."""
+    async with (
+        two_hosts() as (server, client),
+        served_by_uvicorn(server),
+        recipe("http_clients").aiohttp_session(client, force_close=True) as session,
+    ):
+
+        async def get() -> None:
+            async with session.get("http://both/") as response:
+                assert (await response.text()) in ("hello 10.0.0.2", "hello fd00::2")
+
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            await get()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(get)
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # the server's ends are closed after ours
 
 
 class Anybody(asyncssh.SSHServer):

@@ -10,15 +10,17 @@ import itertools
 import os
 import resource
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
 
-from aions import Namespace, Worker, WorkerDied, open_worker
+from aions import Namespace, NamespaceFile, Worker, WorkerDied, open_worker
 from tests.kernel.programs.counts import times
 from tests.kernel.programs.running import Program, children, parent, wait_until
 
@@ -299,6 +301,75 @@ async def test_a_worker_without_room_for_descriptors_says_so_and_goes_on() -> No
                     errnos.add(await errno_of(partial(CALLS[call], worker)))
                 assert await settled_descriptors(worker) == before
             assert errnos == {None, "EMFILE"}
+
+
+@asynccontextmanager
+async def inside() -> AsyncIterator[tuple[Worker, NamespaceFile]]:
+    """A worker in a network of its own, and another network; in both somebody listens."""
+    async with (
+        open_worker(unshare=Namespace.USER | Namespace.NETWORK, loopback=True) as worker,
+        await worker.new_namespace("net", loopback=True) as file,
+        await worker.create_tcp_listener(local_port=80),
+        await worker.create_tcp_listener(local_port=80, namespace=file),
+        await worker.create_unix_listener("\0listener"),
+    ):
+        yield worker, file
+
+
+OPENINGS: dict[str, Callable[[Worker, NamespaceFile], Awaitable[Any]]] = {
+    "socket elsewhere": lambda worker, file: worker.socket(namespace=file),
+    "sockets": lambda worker, file: worker.sockets([file] * 3),
+    "TCP stream": lambda worker, file: worker.connect_tcp("127.0.0.1", 80),
+    "TCP stream elsewhere": lambda worker, file: worker.connect_tcp("127.0.0.1", 80, namespace=file),
+    "TCP listener": lambda worker, file: worker.create_tcp_listener(),
+    "UDP socket": lambda worker, file: worker.create_udp_socket(socket.AF_INET),
+    "connected UDP socket": lambda worker, file: worker.create_connected_udp_socket("127.0.0.1", 9),
+    "unix stream": lambda worker, file: worker.connect_unix("\0listener"),
+    "unix listener": lambda worker, file: worker.create_unix_listener("\0other"),
+    "unix datagram socket": lambda worker, file: worker.create_unix_datagram_socket(),
+    "look-up": lambda worker, file: worker.getaddrinfo("localhost", 80),
+    "look-up elsewhere": lambda worker, file: worker.getaddrinfo("localhost", 80, namespace=file),
+    "file": lambda worker, file: worker.open_file("/etc/hosts"),
+    "new network": lambda worker, file: worker.new_namespace("net", loopback=True),
+    "own namespace": lambda worker, file: worker.open_namespace("net"),
+}
+
+
+async def open_and_let_go(opening: Awaitable[Any]) -> None:
+    """Close what is opened, and raise the cause where all attempts to connect have failed."""
+    try:
+        opened = await opening
+    except OSError as error:
+        raise (error.__cause__ if error.errno is None and error.__cause__ is not None else error) from None
+    for each in opened if isinstance(opened, list) else [opened]:
+        if isinstance(each, socket.socket):
+            each.close()
+        elif not isinstance(each, tuple):
+            await each.aclose()
+
+
+@one_event_loop
+@pytest.mark.parametrize("opening", OPENINGS.values(), ids=OPENINGS)
+async def test_what_finds_no_room_is_an_error_and_stays_nowhere(
+    opening: Callable[[Worker, NamespaceFile], Awaitable[Any]],
+) -> None:
+    """In the app, and in the worker, which goes nowhere either."""
+    async with inside() as (worker, file):
+        where = await worker.get_namespace_id(None, "net")
+
+        async def attempt() -> None:
+            await open_and_let_go(opening(worker, file))
+
+        await attempt()
+        assert await errnos_as_room_shrinks(attempt) == {None, "EMFILE"}
+        before = await settled_descriptors(worker)
+        errnos = set()
+        for spare in range(12):
+            with limited(worker.pid, spare):
+                errnos.add(await errno_of(attempt))
+            assert await settled_descriptors(worker) == before
+        assert errnos == {None, "EMFILE"}
+        assert await worker.get_namespace_id(None, "net") == where
 
 
 @one_event_loop

@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 import anyio
 import pytest
 
-from aions import Namespace, NamespaceFile, open_worker
+from aions import Namespace, NamespaceFile, open_namespace, open_worker
 from tests.kernel.conftest import REQUIRED
 from tests.kernel.programs.counts import times
 from tests.kernel.targets import on_one_loop
@@ -125,3 +125,16 @@ async def test_a_socket_in_each_of_many_networks_at_once() -> None:
                 await worker.sockets(files, 99)
             assert len(os.listdir("/proc/self/fd")) == before
             assert await worker.sockets([]) == []
+
+
+@on_one_loop
+async def test_sockets_that_were_made_before_one_was_refused_are_not_kept() -> None:
+    async with (
+        open_worker(unshare=Namespace.USER | Namespace.NETWORK) as worker,
+        await worker.open_namespace("net") as own,
+        await open_namespace(os.getpid(), "net") as hosts,
+    ):
+        before = len(os.listdir(f"/proc/{worker.pid}/fd"))
+        with pytest.raises(PermissionError):
+            await worker.sockets([own, own, hosts])
+        assert len(os.listdir(f"/proc/{worker.pid}/fd")) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sysconfig
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketStream, UDPSocket
-from dnslib import RR, A, DNSRecord
+from dnslib import AAAA, QTYPE, RR, A, DNSRecord
 
 import aions
 from aions import Namespace, Worker, open_worker
@@ -44,14 +45,16 @@ async def put_in_etc(worker: Worker, files: dict[str, str]) -> None:
         await worker.run_process(f"cat > /run/{path} && mount --bind /run/{path} /etc/{path}", input=content.encode())
 
 
-async def answer(server: UDPSocket, address: str) -> None:
-    """Be a DNS server that knows one address, whatever it is asked."""
+async def answer(server: UDPSocket, ipv4: str, ipv6: str | None = None) -> None:
+    """Be a DNS server that knows the same addresses, whatever it is asked."""
     async with server:
         async for packet, source in server:
             question = DNSRecord.parse(packet)
             reply = question.reply()
-            if question.q.qtype == 1:
-                reply.add_answer(RR(question.q.qname, rdata=A(address), ttl=0))
+            if question.q.qtype == QTYPE.A:
+                reply.add_answer(RR(question.q.qname, rdata=A(ipv4), ttl=0))
+            if question.q.qtype == QTYPE.AAAA and ipv6 is not None:
+                reply.add_answer(RR(question.q.qname, QTYPE.AAAA, rdata=AAAA(ipv6), ttl=0))
             await server.sendto(reply.pack(), *source)
 
 
@@ -65,12 +68,12 @@ async def addresses(worker: Worker, host: str) -> list[str]:
 
 async def test_two_namespaces_know_different_addresses() -> None:
     async with inside(**DNS) as first, inside(**DNS) as second, anyio.create_task_group() as tasks:
-        for worker, address in ((first, "192.0.2.1"), (second, "192.0.2.2")):
+        for worker, ipv4, ipv6 in ((first, "192.0.2.1", "2001:db8::1"), (second, "192.0.2.2", "2001:db8::2")):
             server = await worker.create_udp_socket(local_host="127.0.0.1", local_port=53)
-            tasks.start_soon(answer, server, address)
+            tasks.start_soon(answer, server, ipv4, ipv6)
         for _ in range(3):
-            assert await addresses(first, "example.test") == ["192.0.2.1"]
-            assert await addresses(second, "example.test") == ["192.0.2.2"]
+            assert sorted(await addresses(first, "example.test")) == ["192.0.2.1", "2001:db8::1"]
+            assert sorted(await addresses(second, "example.test")) == ["192.0.2.2", "2001:db8::2"]
         tasks.cancel_scope.cancel()
 
 
@@ -182,6 +185,9 @@ async def test_what_iproute2_keeps_for_a_name() -> None:
             async with await aions.open_namespace(name) as file, open_worker() as other:
                 found = await other.getaddrinfo("nine", 80, namespace=file)
                 assert {row[4] for row in found} == {("192.0.2.9", 80)}
+                assert await other.getnameinfo(("192.0.2.9", 80), namespace=file) == ("nine", "http")
+                async with await other.create_tcp_listener(local_host="nine", namespace=file) as listener:
+                    assert listener.extra(anyio.abc.SocketAttribute.local_address)[0] == "192.0.2.9"
                 with pytest.raises(socket.gaierror):
                     await other.getaddrinfo("nine", 80)
                 await other.enter(f"/run/netns/{name}")
@@ -211,6 +217,32 @@ async def test_the_name_of_a_network_is_remembered(targets: Callable[[str, Worke
             assert await addresses(worker, "nine") == ["192.0.2.9"]
         async with open_worker(enter=name) as worker, await aions.open_namespace(worker, "net") as file:
             assert file.name == name
+
+
+DAEMONS = [
+    "/run/avahi-daemon/socket",
+    "/run/dbus/system_bus_socket",
+    "/run/nscd/socket",
+    "/run/nslcd/socket",
+    "/run/systemd/machine/io.systemd.Machine",
+    "/run/systemd/resolve/io.systemd.Resolve",
+    "/var/lib/sss/pipes/nss",
+]
+
+
+@on_one_loop
+async def test_where_daemons_listen_a_lookup_finds_nothing() -> None:
+    async with inside(**DNS) as worker, await worker.create_udp_socket(local_host="127.0.0.1", local_port=53) as silent:
+        await worker.run_sync(mount_tmpfs, "/var/lib")
+        for daemon in DAEMONS:
+            await worker.run_process(f"mkdir -p {os.path.dirname(daemon)} && touch {daemon}")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(worker.getaddrinfo, "host.test", 80))
+            await silent.receive()
+            (resolver,) = children(worker.pid)
+            for daemon in DAEMONS:
+                assert stat.S_ISCHR(os.stat(f"/proc/{resolver}/root{daemon}").st_mode), daemon
+            tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("daemon", ["/run/nscd/socket"])

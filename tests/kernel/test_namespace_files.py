@@ -17,6 +17,7 @@ from anyio.abc import AsyncResource, SocketAttribute
 
 import aions
 from aions import FileDescriptor, Namespace, NamespaceFile, Worker, new_namespace, open_namespace, open_worker
+from aions._app import targets
 from tests.kernel import called
 from tests.kernel.explained import works
 from tests.kernel.targets import EVERY_KIND, KINDS, has_processes, name_of, on_one_loop, target_as_root, until
@@ -68,6 +69,15 @@ async def test_no_pid_namespace_lives_without_a_process(worker: Worker) -> None:
         await worker.new_namespace(Namespace.UTS | Namespace.NETWORK)
     with pytest.raises(ValueError, match="only a network namespace has a loopback"):
         await worker.new_namespace("uts", loopback=True)
+
+
+@pytest.mark.plain_user
+@on_one_loop
+async def test_a_refused_namespace_says_where_it_can_be_made() -> None:
+    async with open_worker() as worker:
+        with pytest.raises(PermissionError) as caught:
+            await worker.new_namespace("uts")
+    assert caught.value.__notes__[-1] == 'That is: open_worker(unshare=["user", "uts"]), and its new_namespace.'
 
 
 @pytest.mark.parametrize("loopback", [True, False])
@@ -256,6 +266,19 @@ async def test_a_process_that_is_gone(worker: Worker) -> None:
                 await call(gone, "net")
             with pytest.raises(ProcessLookupError):
                 await call(FileDescriptor(pidfd), "net")
+    finally:
+        os.close(pidfd)
+
+
+@on_one_loop
+async def test_a_process_whose_pid_another_has_got(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its namespaces are not taken for those of the process that is meant."""
+    with subprocess.Popen(["true"]) as process:
+        pidfd = os.pidfd_open(process.pid)
+    monkeypatch.setattr(targets, "pid_of", lambda _pidfd: os.getpid())
+    try:
+        with pytest.raises(ProcessLookupError):
+            await open_namespace(FileDescriptor(pidfd), "net")
     finally:
         os.close(pidfd)
 
