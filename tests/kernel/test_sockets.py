@@ -65,6 +65,7 @@ KINDS = [
     (socket.AF_NETLINK, socket.SOCK_RAW, 0),
     (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
     (socket.AF_PACKET, socket.SOCK_RAW, 0),
+    (socket.AF_PACKET, socket.SOCK_DGRAM, 0),
 ]
 
 
