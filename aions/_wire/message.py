@@ -65,7 +65,7 @@ _CHECKS: dict[str, Callable[[object], bool]] = {
 
 @dataclass_transform(frozen_default=True)
 class Message:
-    """The base of everything that is sent.
+    """The base of everything that is sent. A field with a value in the class may be left out, unless it is a descriptor.
 
     The descriptors in a message belong to whoever holds the message. Those of a request are lent: the receiver closes its
     copies once it has answered, and the sender keeps its own. Those of a reply are given: the sender closes its copies once
@@ -75,6 +75,7 @@ class Message:
     fields: ClassVar[dict[str, str]] = {}
     descriptor_fields: ClassVar[tuple[str, ...]] = ()
     _checks: ClassVar[tuple[tuple[str, Callable[[object], bool]], ...]] = ()
+    _defaults: ClassVar[dict[str, object]] = {}
 
     def __init_subclass__(cls) -> None:
         cls.fields = dict(cls.__annotations__)
@@ -83,11 +84,15 @@ class Message:
         if unknown:
             raise TypeError(f"{cls.__name__}: no check for fields of type {unknown}")
         cls._checks = tuple((name, _CHECKS[kind]) for name, kind in cls.fields.items())
+        cls._defaults = {name: vars(cls)[name] for name in cls.fields if name in vars(cls)}
+        if not cls._defaults.keys().isdisjoint(cls.descriptor_fields):
+            raise TypeError(f"{cls.__name__}: a descriptor without a value would be one of the receiver's own")
 
     def __init__(self, *values: Any, **named: Any) -> None:
         cls = type(self)
-        given = dict(zip(cls.fields, values, strict=False)) | named if values else named
-        if len(given) != len(cls.fields) or len(values) + len(named) != len(given) or given.keys() != cls.fields.keys():
+        by_place = dict(zip(cls.fields, values, strict=False))
+        given = cls._defaults | by_place | named
+        if given.keys() != cls.fields.keys() or len(by_place) < len(values) or not by_place.keys().isdisjoint(named):
             raise TypeError(f"{cls.__name__} takes exactly {', '.join(cls.fields) or 'no fields'}")
         for name, check in cls._checks:
             if not check(given[name]):

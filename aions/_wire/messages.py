@@ -95,25 +95,25 @@ class Spawn(Request):
     """
 
     arguments: tuple[str, ...]
-    shell: bool
-    directory: str | None
     environment: tuple[str, ...]
     process_group: int
     session: int
-    new_session: bool
-    user: int | None
-    group: int | None
-    extra_groups: tuple[int, ...] | None
-    umask: int
-    capabilities: int | None
-    keep_capabilities: bool
-    no_new_privs: bool
-    pass_fds: tuple[int, ...]
     exit: Descriptor
     stdin: Descriptor
     stdout: Descriptor
     stderr: Descriptor
     passed: tuple[Descriptor, ...]
+    pass_fds: tuple[int, ...] = ()
+    shell: bool = False
+    directory: str | None = None
+    umask: int = -1
+    new_session: bool = False
+    user: int | None = None
+    group: int | None = None
+    extra_groups: tuple[int, ...] | None = None
+    capabilities: int | None = None
+    keep_capabilities: bool = False
+    no_new_privs: bool = False
 
 
 class Preload(Request):

@@ -112,6 +112,24 @@ def test_a_message_without_fields_takes_none() -> None:
         any_done(1)
 
 
+class Circle(Message):
+    x: int
+    radius: int = 1
+
+
+def test_a_field_with_a_value_in_the_class_may_be_left_out() -> None:
+    assert Circle(5) == Circle(5, 1) == Circle(x=5, radius=1) != Circle(5, 2)
+    any_circle: Any = Circle
+    with pytest.raises(TypeError, match="Circle takes exactly x, radius"):
+        any_circle(radius=2)
+
+
+def test_a_descriptor_cannot_be_left_out() -> None:
+    """It would be one of the receiver's own."""
+    with pytest.raises(TypeError, match="receiver's own"):
+        type("Any", (Message,), {"__annotations__": {"output": "Descriptor"}, "output": 1})
+
+
 def test_positions_and_names_may_be_mixed() -> None:
     assert Point(1, 2) == Point(1, y=2) == Point(y=2, x=1)
 
