@@ -20,7 +20,7 @@ _INFO = "=Q52xi"
 """Of a struct pidfd_info: what is filled in, and the wait status."""
 _EXIT = 8
 
-_REAPING = 0.5
+_REAPING = 0.1
 """Seconds to wait until somebody has collected a process that has ended: before that the kernel does not say how it did.
 
 Where the forkserver has ended as well that is up to the machine's process 1, and not every one is in a hurry.

@@ -74,13 +74,19 @@ class Children:
             self._collect_asked_for()
 
     def _collect_asked_for(self) -> None:
-        """Collect and report those that were asked for; the kernel has the status of whom a function has collected."""
+        """Report and collect those that were asked for; the kernel has the status of whom a function has collected.
+
+        The signal's handler may interrupt this at any point, and itself, and do the same: so one is first told, once, and then
+        collected.
+        """
         for pid in list(self._lifelines):
             try:
-                if (ended := _wait_for(pid))[0]:
-                    self.report([ended])
+                if (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                    status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+                    self._tell(pid, str(status).encode())
+                    _wait_for(pid)
             except ChildProcessError:
-                self._close(self._lifelines.pop(pid), _UNKNOWN)
+                self._tell(pid, _UNKNOWN)
 
     def add(self, pid: int, lifeline: int) -> None:
         """Look after a child. The lifeline is duplicated; killing the child is all that happens where that fails."""
@@ -113,11 +119,12 @@ class Children:
     def report(self, ended: list[tuple[int, int]]) -> None:
         """Tell the app how children have ended; orphans it never asked for."""
         for pid, status in ended:
-            lifeline = self._lifelines.pop(pid, None)
-            if lifeline is not None:
-                self._close(lifeline, str(status).encode())
+            self._tell(pid, str(status).encode())
 
-    def _close(self, lifeline: int, status: bytes) -> None:
+    def _tell(self, pid: int, status: bytes) -> None:
+        lifeline = self._lifelines.pop(pid, None)
+        if lifeline is None:
+            return
         del self._pids[lifeline]
         try:
             self._poller.unregister(lifeline)

@@ -29,8 +29,8 @@ def rehearse_as_forkserver(server: Server) -> None:
 
 def _rehearse_if_idle(server: Server, *requests: Request) -> None:
     """Serve requests that change nothing, unless there is something better to do."""
-    if not server.poller.poll(_IDLE):
-        for request in requests:
+    for request in requests:
+        if not server.poller.poll(_IDLE):
             _rehearse(server, request)
 
 

@@ -129,6 +129,40 @@ def test_in_a_function_those_that_were_asked_for_are_collected_at_once_and_no_ot
     apart(worker)
 
 
+@pytest.mark.parametrize("name", ["waitid", "waitpid", "write"])
+def test_the_signals_handler_may_interrupt_itself(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Before and after each call."""
+    call, is_interrupted = getattr(os, name), False
+
+    def interrupt() -> None:
+        nonlocal is_interrupted
+        if not is_interrupted:
+            is_interrupted = True
+            os.kill(os.getpid(), signal.SIGCHLD)
+            is_interrupted = False
+
+    def interrupted_call(*arguments: object) -> object:
+        interrupt()
+        try:
+            return call(*arguments)
+        finally:
+            interrupt()
+
+    def worker() -> None:
+        family = Family()
+        started = [family.start(f"exit {status}") for status in (3, 4)]
+        for pid, _lifeline in started:
+            wait_until_ended(pid)
+        monkeypatch.setattr(os, name, interrupted_call)
+        family.children.enter_function()
+        family.children.leave_function()
+        monkeypatch.undo()
+        assert [os.read(lifeline, 10) for _pid, lifeline in started] == [b"3", b"4"]
+        assert family.reap() is False
+
+    apart(worker)
+
+
 def test_a_fork_of_a_function_collects_nobody() -> None:
     def worker() -> None:
         family = Family()
