@@ -33,7 +33,7 @@ R = TypeVar("R", bound=Reply)
 _AT_ONCE = 100
 """Packets to take before other tasks get their turn: a worker must not be able to hold up the event loop."""
 
-_MOMENT = 50e-6
+_MOMENT = 100e-6
 """Seconds to look for a reply before going to sleep, where the worker has another CPU to work on meanwhile."""
 
 _ERRNOS = 4096
