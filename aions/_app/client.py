@@ -5,7 +5,8 @@ Rule 1. A reply goes to the call whose id it bears, or nowhere: a call that was 
 Rule 2. No task is kept for reading. Of the calls that wait, one reads for all; when it leaves, another takes over.
 Rule 3. When the other side is gone, every call learns of it.
 Rule 4. Most replies come sooner than the event loop goes to sleep and is woken. So it is kept awake for a moment: the call that
-        reads looks for them between turns of the loop, in which other tasks do what they have to do.
+        reads looks for them between turns of the loop, in which other tasks do what they have to do. For those that take
+        long it goes to sleep at once: a busy CPU slows its neighbours down.
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ class Refused(Exception):
 
 
 class _Call:
-    """A request that is under way."""
+    """A request that is under way. `moment` is for how many seconds to look for its reply before going to sleep."""
 
-    def __init__(self) -> None:
+    def __init__(self, moment: float) -> None:
+        self.moment = moment
         self.outcome: Reply | Exception | None = None
         self.woken: anyio.Event | None = None
 
@@ -96,7 +98,7 @@ class Client:
         """Send a request, whose reply `finish` gets; its descriptors may be closed at once."""
         request_id = next(self._ids)
         data = codec.encode(request_id, request, [] if log.is_wanted() else None)
-        self._calls[request_id] = _Call()
+        self._calls[request_id] = _Call(0 if request.take_long else self._moment)
         try:
             await self._send(data, request.descriptors())
         except BaseException:
@@ -192,7 +194,7 @@ class Client:
     async def _comes_at_once(self, call: _Call) -> bool:
         """Read for a moment; return whether the call has what it waits for."""
         self._receive_all()
-        end = time.perf_counter() + self._moment
+        end = time.perf_counter() + call.moment
         while call.outcome is None and time.perf_counter() < end:
             await checkpoint()
             self._receive_all()

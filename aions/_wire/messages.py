@@ -11,7 +11,12 @@ from aions._wire.message import Descriptor, Message
 
 
 class Request(Message):
-    """What the app asks. Each is answered exactly once: by the reply it names, by `Failed` or by `Rejected`."""
+    """What the app asks. Each is answered exactly once: by the reply it names, by `Failed` or by `Rejected`.
+
+    Those that `take_long` are never answered within a tenth of a millisecond.
+    """
+
+    take_long = False
 
 
 class Reply(Message):
@@ -24,6 +29,8 @@ class Fork(Request):
     `process_group` and `session` are the app's. With `in_advance` nobody waits for it yet.
     """
 
+    take_long = True
+
     in_advance: bool
     process_group: int
     session: int
@@ -33,6 +40,8 @@ class Fork(Request):
 
 class Kill(Request):
     """SIGKILL a process and all that descends from it. Only the forkserver, which sees them all, does this."""
+
+    take_long = True
 
     pidfd: Descriptor
 
@@ -94,6 +103,8 @@ class Spawn(Request):
     `passed` become the numbers `pass_fds` inside.
     """
 
+    take_long = True
+
     arguments: tuple[str, ...]
     environment: tuple[str, ...]
     process_group: int
@@ -118,6 +129,8 @@ class Spawn(Request):
 
 class Preload(Request):
     """Import modules, from the app's sys.path. Only the forkserver does this, for all workers that it forks afterwards."""
+
+    take_long = True
 
     path: tuple[str, ...]
     modules: tuple[str, ...]
@@ -173,6 +186,8 @@ class OpenNamespace(Request):
 class NewNetwork(Request):
     """Make a network namespace that the worker is not in, with its loopback up if that is wanted."""
 
+    take_long = True
+
     loopback: bool
 
 
@@ -199,6 +214,8 @@ class IsolateResolver(Request):
 class ResolveName(Request):
     """Call getaddrinfo(3). None stands for NULL."""
 
+    take_long = True
+
     host: str | None
     port: str | None
     family: int
@@ -209,6 +226,8 @@ class ResolveName(Request):
 
 class ResolveAddress(Request):
     """Call getnameinfo(3) for a numeric host. Only an IPv6 address has a `scope`; 0 is none."""
+
+    take_long = True
 
     host: str
     port: int
@@ -359,6 +378,8 @@ class Attach(Request):
 
 class Prepare(Request):
     """Serve several requests, each encoded as if it were sent by itself, until one is refused."""
+
+    take_long = True
 
     steps: tuple[str, ...]
 
