@@ -102,13 +102,15 @@ class Child:
     async def _kept(self) -> int | None:
         """Have the kernel tell the status that did not come. A process that nobody looks after any more is ended first."""
         if self.pidfd.fileno() < 0:
-            return None
+            raise anyio.ClosedResourceError
         with suppress(PermissionError):  # another user's by now: it ends when it likes
             self.signal(signal.SIGKILL)
         await self.wait_ended()
         with anyio.move_on_after(_REAPING), suppress(OSError):
-            while (status := _kept_status(self.pidfd.fileno())) is None:  # noqa: ASYNC110 - no descriptor tells
+            while (status := _kept_status(self.pidfd.fileno())) is None:  # no descriptor tells
                 await anyio.sleep(0.001)
+                if self.pidfd.fileno() < 0:
+                    raise anyio.ClosedResourceError
             return status
         return None
 

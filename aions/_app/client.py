@@ -37,6 +37,9 @@ _AT_ONCE = 100
 _MOMENT = 100e-6
 """Seconds to look for a reply before going to sleep, where the worker has another CPU to work on meanwhile."""
 
+_PATIENCE = 3.0
+"""Seconds in which others take out the descriptors that they were sent."""
+
 _ERRNOS = 4096
 """The kernel has no higher ones (MAX_ERRNO)."""
 
@@ -150,10 +153,19 @@ class Client:
             return
         with _duplicates(descriptors) as held:
             async with self._sending:
+                deadline = time.monotonic() + _PATIENCE
                 while not self._sent(data, held):
                     await anyio.wait_writable(self._connection)
                     if self._are_too_many:
-                        await anyio.sleep(fdsocket.A_WHILE)
+                        await self._make_room(deadline)
+
+    async def _make_room(self, deadline: float) -> None:
+        """Wait a moment for descriptors to be taken out; they may be in replies that no call here waits for any more."""
+        if time.monotonic() > deadline:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+        if not self._reading:
+            self._receive_all()
+        await anyio.sleep(fdsocket.A_WHILE)
 
     def _sent(self, data: bytes, descriptors: list[int]) -> bool:
         """Send unless the socket is full, or too many descriptors are under way."""
@@ -256,10 +268,17 @@ def _duplicates(descriptors: list[int]) -> Iterator[list[int]]:
     """Hold what is to be sent later: whoever owns it may close it meanwhile, and its number be another file's then."""
     held: list[int] = []
     try:
-        held.extend(map(os.dup, descriptors))
+        held.extend(map(_duplicate, descriptors))
         yield held
     finally:
         fdsocket.close_all(held)
+
+
+def _duplicate(descriptor: int) -> int:
+    try:
+        return os.dup(descriptor)
+    except OverflowError:  # no descriptor has such a number
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
 
 def _discard(outcome: Reply | Exception | None) -> None:

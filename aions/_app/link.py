@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
+from contextlib import AsyncExitStack, suppress
 
 import anyio
 
@@ -112,8 +112,12 @@ class Link(Connection):
             worker.closed = True
         try:
             with anyio.move_on_after(_PATIENCE, shield=True):
-                async with torn_down(self.child.pid) if self.owns_network else nullcontext():
-                    await self._end_descendants()
+                async with AsyncExitStack() as stack:
+                    for worker in ended:
+                        if worker.owns_network:
+                            await stack.enter_async_context(torn_down(worker.child.pid))
+                        if worker.entered or (worker is self and self.parent is not None):
+                            await worker._end_descendants()
                     for worker in ended:
                         worker.child.signal(signal.SIGKILL)
                         worker.client.close()
@@ -130,12 +134,14 @@ class Link(Connection):
                 worker.child.close()
 
     async def _end_descendants(self) -> None:
-        """End what a fork has started; once it is gone, nobody could tell that from what its parent has started."""
-        if self.has_children and self.parent is not None:
-            try:
+        """End what the worker has started, while that can be found through it.
+
+        Once a fork is gone, nobody could tell what it has started from what its parent has. KERNEL: and what is in a pid
+        namespace that was entered is then a child of the first process there.
+        """
+        if self.has_children:
+            with anyio.move_on_after(_PATIENCE / 2), suppress(OSError, AionsError):  # if it has ended, its workers end with it
                 await self.forkserver.call(Kill(self.child.pidfd.fileno()), Done)
-            except (OSError, AionsError):
-                pass  # the forkserver has ended: its workers end with it
 
     def let_go(self) -> None:
         """Close our ends, where no event loop runs any more or it is a fork of ours: the worker ends with the last of them."""

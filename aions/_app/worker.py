@@ -549,7 +549,8 @@ class Worker(Mounting, Networking):
         """Call a function in the worker's process: `anyio.to_process.run_sync`, elsewhere.
 
         Function, arguments and result are pickled. The function runs in the worker itself, so what it does to the process stays
-        done, and other calls wait for it. A process that it starts it should also wait for: between two calls the worker
+        done (but for the signals that terminals send, SIGPIPE and SIGCHLD, and the mask of signals: these the worker sets
+        again), and other calls wait for it. A process that it starts it should also wait for: between two calls the worker
         collects whatever has ended, and a later `Popen.wait()` finds nobody (and returns 0).
 
         Args:

@@ -29,7 +29,8 @@ _UNKNOWN = b"?"
 class Children:
     """The children that were asked for, by pid as this process counts. `sigchld` is ready once some may have ended.
 
-    While a user's function runs, the loop stands still; then they, and no others, are collected by the signal's handler.
+    While a user's function runs, the loop stands still; then they, and no others, are collected by the signal's handler. That
+    is when `in_function` is true, which it is not in a fork that the function makes.
     """
 
     def __init__(self, poller: poll) -> None:
@@ -38,7 +39,7 @@ class Children:
         self._poller = poller
         self._lifelines: dict[int, int] = {}
         self._pids: dict[int, int] = {}
-        self._in_function = 0  # the pid of this process, which is not that of a function's fork
+        self.in_function: bool | None = None
         signals.wake_nobody()
 
     def expect(self) -> None:
@@ -52,14 +53,20 @@ class Children:
     def enter_function(self) -> None:
         """Get ready for a user's function."""
         self.expect()
-        self._in_function = os.getpid()
+        if self.in_function is None:
+            os.register_at_fork(after_in_child=self._leave_to_parent)
+        self.in_function = True
         self._collect_asked_for()  # those that have ended before the handler looked after them
 
     def leave_function(self) -> None:
         """Put right what a user's function may have changed."""
-        self._in_function = 0
+        self.in_function = False
         self._collect_asked_for()
         self.expect_again()
+
+    def _leave_to_parent(self) -> None:
+        """In a fork, which may have this process's pid in a pid namespace of its own: these children are not its own."""
+        self.in_function = False
 
     def expect_again(self) -> None:
         """Have SIGCHLD wake the loop as before, and wake it for what it may have missed."""
@@ -70,7 +77,7 @@ class Children:
                 pass  # full, so it will wake
 
     def _on_sigchld(self, _number: int, _frame: object) -> None:
-        if self._in_function == os.getpid():
+        if self.in_function:
             self._collect_asked_for()
 
     def _collect_asked_for(self) -> None:

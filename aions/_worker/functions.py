@@ -47,7 +47,7 @@ def call(server: Server, request: CallFunction) -> Called:
         error.add_note(describe_all(error))
         _explain(server, error)
         outcome = False, error
-    if os.getpid() != pid:
+    if os.getpid() != pid or not server.children.in_function:
         os._exit(0)  # the function has forked, and this is its child
     _recover(server)
     _look_for_threads(server, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket as socket
 import os
 
+from aions._sys.calls import Log
 from aions._wire import codec, fdsocket
 from aions._wire.messages import Prepare, ReadProcess, Request, Spawn, Unshare
 from aions._worker.loop import Server
@@ -28,10 +29,16 @@ def rehearse_as_forkserver(server: Server) -> None:
 
 
 def _rehearse_if_idle(server: Server, *requests: Request) -> None:
-    """Serve requests that change nothing, unless there is something better to do."""
-    for request in requests:
-        if not server.poller.poll(_IDLE):
-            _rehearse(server, request)
+    """Serve requests that change nothing, unless there is something better to do. They are not logged."""
+    lines = Log.lines
+    try:
+        for request in requests:
+            if not server.poller.poll(_IDLE):
+                _rehearse(server, request)
+    except OSError:
+        pass  # another table is full, or too many descriptors are under way: it will be dearer then
+    finally:
+        Log.lines = lines
 
 
 def _prepare(step: Request) -> Prepare:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from aions import (
 )
 from tests.kernel.explained import works
 from tests.kernel.scripts import run_script
-from tests.kernel.targets import name_of, names_of, on_one_loop, status_field, target, until
+from tests.kernel.targets import name_of, names_of, on_one_loop, status_field, target, target_as_root, until
 
 Act = Callable[[Worker], Awaitable[Any]]
 
@@ -46,6 +47,36 @@ async def test_a_worker_that_is_killed(worker: Worker) -> None:
                 await killed.get_namespace_id(None, "net")
             assert caught.value.status == -signal.SIGKILL
         assert await works(worker)
+
+
+def with_arguments(*arguments: str) -> list[int]:
+    """Return the processes that have these arguments, but for those that have ended."""
+    wanted = "".join(f"{argument}\0" for argument in arguments).encode()
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (directory / "cmdline").read_bytes() == wanted:
+                found.append(int(directory.name))
+    return found
+
+
+@on_one_loop
+@pytest.mark.parametrize("when", ["opened", "entered"])
+async def test_what_was_started_in_somebody_elses_pid_namespace_ends_with_the_worker(when: str) -> None:
+    """KERNEL: there it falls to the first process of that namespace, which does not belong to us."""
+    kinds = Namespace.USER | Namespace.PID
+    command = ["sleep", str(10_000_000 + os.getpid())]
+    with target_as_root(kinds) as pid:
+        async with open_worker(enter=(pid, kinds) if when == "opened" else None) as worker:
+            if when == "entered":
+                await worker.enter(pid, kinds)
+            running = await worker.open_process(command)
+            if when == "opened":
+                await worker.run_process(f"{' '.join(command)} >/dev/null 2>&1 &")
+                await until(lambda: len(with_arguments(*command)) == 2)
+        await until(lambda: not with_arguments(*command))
+        with suppress(WorkerDied):  # the first process there collects nobody, so nobody learns of the status
+            await running.aclose()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGRTMIN + 5])

@@ -320,3 +320,18 @@ async def test_more_descriptors_on_their_way_than_a_user_may_have_are_waited_for
             for worker in inside[:2]:
                 os.kill(worker.pid, signal.SIGCONT)
         assert opened == 2 * (limit * 5 // 9)
+
+
+@pytest.mark.plain_user
+async def test_descriptors_in_replies_that_nobody_waits_for_any_more_are_taken_out(limit: int) -> None:
+    async with open_worker() as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(limit + 40):
+                tasks.start_soon(worker.socket)
+            await some_turns()
+            tasks.cancel_scope.cancel()
+        os.kill(worker.pid, signal.SIGCONT)
+        await worker.run_process(["true"])
+        async with open_worker() as other:
+            assert await works(other)

@@ -70,12 +70,14 @@ async def test_a_name_is_free_after_a_network_with_a_pid_namespace(outside: Work
 
 
 @on_one_loop
-async def test_a_name_in_the_apps_network_is_free() -> None:
-    if os.getuid() != 0:
-        pytest.skip("only root may add an interface there")
+@pytest.mark.root
+@pytest.mark.parametrize("later", [False, True], ids=["from the start", "later"])
+async def test_a_name_in_the_apps_network_is_free(later: bool) -> None:
     command = ["ip", "link", "add", f"aions-{os.getpid()}", "type", "veth", "peer", "name", "eth0", "netns"]
     for _ in range(REUSES):
-        async with open_worker(unshare=Namespace.NETWORK | Namespace.PID) as inside:
+        async with open_worker(unshare=Namespace.PID if later else Namespace.NETWORK | Namespace.PID) as inside:
+            if later:
+                await inside.unshare(Namespace.NETWORK)
             await anyio.run_process([*command, str(inside.pid)])
 
 

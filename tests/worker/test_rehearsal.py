@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from aions._sys.calls import Log
 from aions._wire import codec, fdsocket
 from aions._wire.messages import Done, Prepare, Request, Unshare
 from aions._worker import rehearsal
@@ -74,6 +76,21 @@ def test_a_request_is_cheaper_after_it() -> None:
 
         faults()  # whatever is imported or allocated for the first time
         assert cost(rehearse=True) < cost(rehearse=False) / 2
+
+    apart(run)
+
+
+@pytest.mark.parametrize("name", ["send", "receive"])
+def test_one_that_fails_does_no_harm(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.ENOBUFS, "no room")
+
+    def run() -> None:
+        server, _app = forkserver()
+        monkeypatch.setattr(fdsocket, name, refuse)
+        Log.lines = ["what was called before"]
+        rehearsal.rehearse_as_forkserver(server)
+        assert Log.lines == ["what was called before"]
 
     apart(run)
 
