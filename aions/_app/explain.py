@@ -306,7 +306,8 @@ _EXPLANATIONS = (
         Spawn,
         EINVAL,
         "This user or group is mapped by no mapping of the worker's user namespace.",
-        "Map it: Identity.subordinate maps the user's subordinate ids, Identity.whole (for root) every one.",
+        "Map it: Identity.subordinate maps the user's subordinate ids, Identity.whole (for root) every one. "
+        "With aions nsenter, stay who you are (--preserve-credentials).",
         calls=("setgroups(", "setregid(", "setreuid("),
     ),
     *(

@@ -12,7 +12,7 @@ import anyio.to_process
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from aions._app.link import Link
-from aions._app.pickling import main_file, pickled, unpickled
+from aions._app.pickling import pickled, unpickled
 from aions._errors import AionsError
 from aions._wire.fdsocket import close_all
 from aions._wire.messages import Called, CallFunction, GetNamespaceID, Identified
@@ -31,7 +31,7 @@ async def call(
 ) -> T:
     """Call a function in the worker; in a fork of it, which can be killed, where it is to be cancellable."""
     await checkpoint_if_cancelled()
-    payload = pickled((function, arguments))
+    payload, main = pickled((function, arguments))
     async with AsyncExitStack() as stack:
         if cancellable and limiter is None:
             limiter = anyio.to_process.current_default_process_limiter()
@@ -42,7 +42,7 @@ async def call(
             worker = await worker.fork()
             stack.push_async_callback(worker.aclose)
         with anyio.CancelScope(shield=not cancellable):
-            returned, value = await _outcome(worker, payload)
+            returned, value = await _outcome(worker, payload, main)
     if returned:
         return cast(T, value)
     raise cast(BaseException, value)
@@ -60,11 +60,11 @@ async def _check_that_a_fork_may_end(worker: Link) -> None:
             ) from None
 
 
-async def _outcome(worker: Link, payload: bytes) -> tuple[bool, object]:
+async def _outcome(worker: Link, payload: bytes, main: str | None) -> tuple[bool, object]:
     worker.has_children = True
     call, memfds = packed(payload)
     try:
-        reply = await worker.call(CallFunction(tuple(sys.path), main_file(), call, memfds), Called)
+        reply = await worker.call(CallFunction(tuple(sys.path), main, call, memfds), Called)
     finally:
         close_all(memfds)
     try:

@@ -112,7 +112,10 @@ async def assume(worker: Link, identity: Identity, own: Ids, launch: Launch) -> 
         await _write_or_have_written(worker, step, *mapped.get(step.file, ((), ())), launch)
     ids = own if identity.owner is None else [(number,) for number in identity.owner]
     users, groups = map(_inside, (identity.user_mappings, identity.group_mappings), ids)
-    if None in users | groups or (identity.group_mappings and set(os.getgroups()) - {os.getegid()}):
+    held = set(os.getgroups())
+    if sum(mapping.count for mapping in identity.group_mappings) == 1:
+        held.discard(os.getegid())  # there is nobody else inside who could have it
+    if None in users | groups or (identity.group_mappings and held):
         await worker.call(BecomeRoot(None in users, None in groups), Done)
 
 

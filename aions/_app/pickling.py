@@ -10,8 +10,8 @@ import sys
 from typing import Any
 
 
-def pickled(call: tuple[Any, tuple[Any, ...]]) -> bytes:
-    """Pickle a function and its arguments.
+def pickled(call: tuple[Any, tuple[Any, ...]]) -> tuple[bytes, str | None]:
+    """Pickle a function and its arguments; return also the file that __main__ has to be loaded from, if they may refer to it.
 
     Raises:
         pickle.PicklingError, AttributeError, TypeError: that is not possible; a note says whether cloudpickle would help.
@@ -19,18 +19,18 @@ def pickled(call: tuple[Any, tuple[Any, ...]]) -> bytes:
     try:
         payload = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        return _pickled_by_value(call, error)
+        return _pickled_by_value(call, error), None
     if b"__main__" in payload and main_file() is None:
         nowhere = pickle.PicklingError("it refers to __main__, which is no file here, so the worker cannot import it")
-        return _pickled_by_value(call, nowhere)
-    return payload
+        return _pickled_by_value(call, nowhere), None
+    return payload, main_file()
 
 
 def _pickled_by_value(call: tuple[Any, tuple[Any, ...]], refusal: Exception) -> bytes:
     try:
         import cloudpickle  # type: ignore[import-untyped]
     except ImportError:
-        refusal.add_note("What no module has under a name (a lambda, a closure) needs cloudpickle: install aions[cloudpickle].")
+        refusal.add_note("What no module has under a name (a lambda, a closure) needs cloudpickle: pip install cloudpickle.")
         raise refusal from None
     payload: bytes = cloudpickle.dumps(call, pickle.HIGHEST_PROTOCOL)
     return payload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -182,11 +183,12 @@ def _covers(proc: Proc) -> Iterator[Mount]:
 
 
 async def _start_in(worker: Worker, directory: str | None) -> None:
-    """Go to a directory; to the current one if it is there and nothing else was asked for."""
+    """Go to a directory; where none was asked for, to the current one, or tell who sits there that it has none."""
     if directory is not None:
         await worker.chdir(directory)
         return
     try:
         await worker.chdir(os.getcwd())
     except OSError:
-        pass  # the root has no such directory
+        if sys.stderr.isatty():
+            sys.stderr.write(f"aions run: {os.getcwd()} is not there inside, so it starts in /. To have it: --bind . .\n")

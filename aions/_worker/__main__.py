@@ -24,7 +24,7 @@ def put_up_package(directory: str) -> None:
     package.__path__ = [directory]
 
     def load_the_rest(name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__all__":  # which `from aions import *` asks for
             raise AttributeError(name)
         from importlib.util import spec_from_file_location
 

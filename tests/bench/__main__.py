@@ -131,5 +131,7 @@ if __name__ == "__main__":
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     backend = Backend(options.backend)
     memory = grow(*BIG_APP) if options.big_app else None
+    if options.many and os.geteuid():
+        sys.exit("--many takes root")
     what = partial(measure_many, backend) if options.many else partial(main, backend, options.rounds, options.only)
     anyio.run(what, backend=backend.for_anyio, backend_options=backend.options)

@@ -73,7 +73,7 @@ async def test_without_cloudpickle_the_error_says_what_to_install(worker: Worker
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     with pytest.raises((pickle.PicklingError, AttributeError)) as caught:
         await worker.run_sync(lambda: 1)
-    assert "aions[cloudpickle]" in caught.value.__notes__[0]
+    assert "pip install cloudpickle" in caught.value.__notes__[0]
 
 
 @on_one_loop
@@ -98,6 +98,40 @@ async def test_a_program_that_is_no_file(tmp_path: Path) -> None:
             print(done.stdout.strip(), done.stderr.strip())
         """
     assert run_script(tmp_path, program) == ["42 ", "42 "]
+
+
+@on_one_loop
+async def test_what_goes_by_value_does_not_load_the_main_file(tmp_path: Path) -> None:
+    """Which would start a program without a guard again."""
+    program = """
+        import anyio
+        from aions import run_sync
+
+        async def main():
+            print(await run_sync(lambda: 21 * 2))
+
+        print("started")
+        anyio.run(main)
+        """
+    assert run_script(tmp_path, program) == ["started", "42"]
+
+
+@on_one_loop
+async def test_a_main_file_that_imports_all_there_is(tmp_path: Path) -> None:
+    program = """
+        import anyio
+        from aions import *
+
+        def name_of(number):
+            return open_worker.__name__
+
+        async def main():
+            print(await run_sync(name_of, 1))
+
+        if __name__ == "__main__":
+            anyio.run(main)
+        """
+    assert run_script(tmp_path, program) == ["open_worker"]
 
 
 @on_one_loop

@@ -308,3 +308,14 @@ async def test_setgroups_that_must_be_allowed_is_refused_to_a_plain_user() -> No
     with not_mapped("setgroups"):
         async with open_worker(unshare=Namespace.USER, identity=dataclasses.replace(Identity.root(), setgroups=True)):
             raise AssertionError
+
+
+@on_one_loop
+@pytest.mark.plain_user
+@pytest.mark.needs("newuidmap")
+async def test_somebody_else_inside_has_none_of_the_apps_groups() -> None:
+    """Also not its own one, where that is mapped, and somebody else could have it."""
+    async with open_worker(unshare=Namespace.USER, identity=Identity.subordinate) as worker:
+        assert (await worker.get_credentials(None)).extra_groups == ()
+        groups = (await worker.run_process(["id", "-G"], user=1000, group=1000)).stdout
+        assert groups == b"1000\n"
