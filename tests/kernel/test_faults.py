@@ -12,7 +12,7 @@ import resource
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -215,12 +215,23 @@ def test_whatever_fails_anywhere_is_an_error_and_leaves_nothing(calls: str, name
     for which in range(first, first + times("faults")):
         inject = ["-e", f"trace={calls}", "-e", f"inject={calls}:error={name}:when={which}"]
         under = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", *inject]
-        with Program("asyncio", "faults", "tries_everything", under=under) as app:
+        assert any(everything_was_tried(under, name) for _ in range(3))
+
+
+def everything_was_tried(under: Sequence[str], name: str) -> bool:
+    """Check what becomes of each attempt; return False where strace gave up, as it may when what it traces is killed just then."""
+    with Program("asyncio", "faults", "tries_everything", under=under) as app:
+        try:
             assert set(app.report().values()) <= {"ok", name, "WorkerDied"}
             assert app.report() == {"more_descriptors": 0}
             assert app.end() == 0
             assert app.left_after(1) == []
             assert "Warning" not in app.stderr()
+        except AssertionError:
+            if "strace: ptrace(" not in app.stderr():
+                raise
+            return False
+    return True
 
 
 @contextmanager
