@@ -219,7 +219,7 @@ def test_whatever_fails_anywhere_is_an_error_and_leaves_nothing(calls: str, name
 
 
 def everything_was_tried(under: Sequence[str], name: str) -> bool:
-    """Check what becomes of each attempt; return False where strace gave up, as it may when what it traces is killed just then."""
+    """Check what becomes of each attempt; return False where strace gave up, as it may when what it traces is killed."""
     with Program("asyncio", "faults", "tries_everything", under=under) as app:
         try:
             assert set(app.report().values()) <= {"ok", name, "WorkerDied"}
