@@ -135,7 +135,7 @@ async def _count_of_those_done_at_once(forkserver: Connection, steps: Sequence[W
     """Have the forkserver, which mostly may, write all of them in one round trip; or those before the first that it may not."""
     if not steps:
         return 0
-    prepared = await forkserver.call(Prepare(tuple(codec.encode(0, step).decode() for step in steps)), Prepared)
+    prepared = await forkserver.call(Prepare(codec.encode_steps(steps)), Prepared)
     return prepared.step if prepared.errno else len(steps)
 
 

@@ -30,7 +30,7 @@ async def prepare(worker: Link, steps: Sequence[Request]) -> None:
     """
     if not steps:
         return
-    prepared = await worker.call(Prepare(tuple(codec.encode(0, step).decode() for step in steps)), Prepared)
+    prepared = await worker.call(Prepare(codec.encode_steps(steps)), Prepared)
     for note in prepared.notes:
         warnings.warn(note, RuntimeWarning, stacklevel=4)  # this, open_worker, contextlib, and who opens it
     if prepared.errno:

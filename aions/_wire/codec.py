@@ -15,7 +15,7 @@ from aions._wire.message import MANY, Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, NoReturn, TypeVar
 
     M = TypeVar("M", bound=Message)
@@ -62,6 +62,11 @@ def encode(request_id: int, message: Message, log: list[str] | None = None) -> b
         body = {name: value for name, value in body.items() if name not in cls.descriptor_fields}
     envelope = [cls.__name__, request_id, body] if log is None else [cls.__name__, request_id, body, log]
     return "".join(_chunks(envelope, 0)).encode()
+
+
+def encode_steps(steps: Iterable[Message]) -> tuple[str, ...]:
+    """Write down the steps of a `Prepare`, which carry no descriptors."""
+    return tuple([encode(0, step).decode() for step in steps])
 
 
 class DescriptorsLost(ProtocolError):

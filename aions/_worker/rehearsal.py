@@ -20,12 +20,12 @@ _IDLE = 2
 
 def rehearse_as_worker(server: Server) -> None:
     """Be in a new namespace, and start a command; but none."""
-    _rehearse_if_idle(server, _prepare(Unshare(0)), _no_program(server))
+    _rehearse_if_idle(server, Prepare(codec.encode_steps([Unshare(0)])), _no_program(server))
 
 
 def rehearse_as_forkserver(server: Server) -> None:
     """Have to do with a file of a process, as it has when it writes maps."""
-    _rehearse_if_idle(server, _prepare(ReadProcess(None, "uid_map")))
+    _rehearse_if_idle(server, Prepare(codec.encode_steps([ReadProcess(None, "uid_map")])))
 
 
 def _rehearse_if_idle(server: Server, *requests: Request) -> None:
@@ -39,10 +39,6 @@ def _rehearse_if_idle(server: Server, *requests: Request) -> None:
         pass  # another table is full, or too many descriptors are under way: it will be dearer then
     finally:
         Log.lines = lines
-
-
-def _prepare(step: Request) -> Prepare:
-    return Prepare((codec.encode(0, step).decode(),))
 
 
 def _no_program(server: Server) -> Spawn:

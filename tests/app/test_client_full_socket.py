@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from functools import partial
 import anyio
 import pytest
 
+from aions._app import client as client_module
 from aions._app.client import Disconnected
+from aions._wire import fdsocket
 from aions._wire.messages import Fork, GetNamespaceID, Identified, SetNamespace, Unshare
 from tests.app.fake_worker import Calls, FakeWorker, Wire, ask
 from tests.wire.full_table import room_for
@@ -219,3 +222,20 @@ async def test_a_request_that_waits_and_finds_no_room_to_keep_its_files_is_refus
     await fill(wire)
     with room_for(1), anyio.fail_after(2), pytest.raises(OSError, match="Too many open files"):
         await client.begin(Fork(False, 0, 0, 0, 1))
+
+
+async def test_too_many_descriptors_under_way_are_an_error_when_nobody_takes_them_out(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _worker = wire
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.ETOOMANYREFS, "too many")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fdsocket, "send", refuse)
+        patch.setattr(client_module, "_PATIENCE", 0.05)
+        with anyio.fail_after(5), pytest.raises(OSError, match="Too many") as caught:
+            await client.call(GetNamespaceID(None, "net"), Identified)
+        assert caught.value.errno == errno.ETOOMANYREFS
+    await ask(wire)
