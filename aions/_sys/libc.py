@@ -127,5 +127,5 @@ def is_dumpable() -> int:
 
 
 def set_dumpable(dumpable: int) -> None:
-    """Let them, or not. PR_SET_DUMPABLE; a change of credentials takes it away."""
+    """Set whether they may. PR_SET_DUMPABLE; a change of credentials sets it to fs.suid_dumpable, which mostly is 0."""
     call(lambda: f"prctl(PR_SET_DUMPABLE, {dumpable})", _prctl, _PR_SET_DUMPABLE, dumpable, 0, 0, 0)

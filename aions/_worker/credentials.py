@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from errno import EINVAL, EPERM
 
-from aions._sys import libc, namespaces
+from aions._sys import namespaces
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, call
 from aions._wire.messages import (
@@ -35,20 +35,21 @@ def become_root(server: Server, request: BecomeRoot) -> Done:
 
         preload()  # whoever that is outside may not read where that is
     take_root(server, request.user, request.group)
-    server.end_with_parent()
+    server.renew()
     return Done()
 
 
 def become_owner(server: Server, request: BecomeOwner) -> Done:
-    """Become who is to own a user namespace. Not dumpable, as it is then, this process has no memory for the owner to read."""
+    """Become who is to own a user namespace, and from then on may read the memory of whatever is not sealed."""
     from aions._worker.handlers import preload
 
     preload()  # while it may still read where that is
+    server.seal()
     user, group = request.user, request.group
     call(lambda: "setgroups(0, [])", os.setgroups, ())
     call(lambda: f"setresgid({group}, {group}, {group})", os.setresgid, group, group, group)
     call(lambda: f"setresuid({user}, {user}, {user})", os.setresuid, user, user, user)
-    server.end_with_parent()
+    server.renew()
     return Done()
 
 
@@ -59,14 +60,12 @@ def user_namespace(server: Server) -> str:
 
 def take_root(server: Server, user: bool = True, group: bool = True) -> None:
     """Become user and group 0, if they are mapped, without other groups, if that is allowed."""
-    dumpable = libc.is_dumpable()
+    server.seal()
     drop_groups(server)
     if group and os.getresgid() != ROOT:
         _take("setresgid", os.setresgid)
     if user and os.getresuid() != ROOT:
         _take("setresuid", os.setresuid)
-    if libc.is_dumpable() != dumpable:
-        libc.set_dumpable(dumpable)
 
 
 def drop_groups(server: Server) -> None:

@@ -19,7 +19,8 @@ from aions._wire.messages import Done, Fork, Kill, Preload, Started
 from aions._worker import signals
 from aions._worker.children import kill_descendants
 from aions._worker.handlers import HANDLERS, fork, preload
-from aions._worker.loop import Home, Server
+from aions._worker.home import Home
+from aions._worker.loop import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class Forkserver(Server):
 
             self.has_forked_in_advance = False
             rehearsal.rehearse_as_forkserver(self)
+
+    def prepare_fork(self) -> None:
+        """Make what the worker gets of this process's home. It stays open: whoever could look into it has the app itself."""
+        self.home.for_workers()
 
     def reap(self) -> None:
         """Collect the workers that have ended, and tell the app once what they left behind has ended as well."""

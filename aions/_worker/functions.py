@@ -99,7 +99,7 @@ def _recover(server: Server) -> None:
     """Put right what a function may have changed under the loop."""
     signals.ignore()
     server.children.leave_function()
-    server.end_with_parent()
+    server.renew()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

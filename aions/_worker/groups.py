@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from aions._sys.calls import call
-from aions._worker.loop import Home
+from aions._worker.home import Home
 
 
 class AppsGroup:

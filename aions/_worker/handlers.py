@@ -42,6 +42,7 @@ def fork(server: Server, request: messages.Fork) -> Started:
     """Fork a worker: in the child, never return."""
     server.children.expect()
     wait_for_single_thread(server)
+    server.prepare_fork()
     parent = os.pidfd_open(os.getpid())
     try:
         with AppsGroup(server.home, request.process_group, request.session):
@@ -74,9 +75,10 @@ def become_worker(parent: Server, connection: int, parent_pidfd: int) -> Server:
     if Log.lines is not None:
         Log.lines = []  # those before were the parent's
     parent.connection.detach()
-    close_all_but(0, 1, 2, parent.home.proc, connection, parent_pidfd)
-    server = Server(socket.socket(fileno=connection), parent.home, HANDLERS, parent_pidfd)
-    server.end_with_parent()
+    home = parent.home.for_workers()
+    close_all_but(0, 1, 2, home.proc, connection, parent_pidfd)
+    server = Server(socket.socket(fileno=connection), home, HANDLERS, parent_pidfd)
+    server.renew()
     return server
 
 
@@ -111,12 +113,13 @@ def unshare(server: Server, request: messages.Unshare) -> Done:
     except KernelError as error:
         error.hint = error.hint or credentials.hindrance(server)
         raise
-    server.end_with_parent()
+    server.renew()
     return Done()
 
 
 def set_namespace(server: Server, request: messages.SetNamespace) -> Done:
     preload()
+    server.seal()
     if request.namespaces & (CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWTIME) or request.namespaces == 0:
         wait_for_single_thread(server)
     before = credentials.user_namespace(server)
@@ -125,7 +128,7 @@ def set_namespace(server: Server, request: messages.SetNamespace) -> Done:
         server.half_made = True
         credentials.take_root(server)
         server.half_made = False
-    server.end_with_parent()
+    server.renew()
     return Done()
 
 
@@ -183,12 +186,14 @@ def set_propagation(_server: Server, request: messages.SetPropagation) -> Done:
 def spawn(server: Server, request: messages.Spawn) -> Started:
     from aions._worker import commands  # see preload
 
+    server.seal()
     return started(server, commands.spawn(server, request))
 
 
 def call_function(server: Server, request: messages.CallFunction) -> messages.Called:
     from aions._worker import functions  # see preload
 
+    server.seal()  # what it starts, it may start in ways that are not ours
     return functions.call(server, request)
 
 

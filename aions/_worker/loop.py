@@ -16,11 +16,11 @@ import time
 
 from aions._errors import ProtocolError
 from aions._sys import libc
-from aions._sys import proc as procfs
 from aions._sys.calls import Log
 from aions._wire import codec, fdsocket
 from aions._wire.messages import REQUESTS, Failed, Rejected, Reply
 from aions._worker.children import Children
+from aions._worker.home import Home
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,30 +33,11 @@ _PATIENCE = 1.0
 """Seconds in which an app that goes on takes out the descriptors that it was sent."""
 
 
-class Home:
-    """What a worker keeps of where the forkserver is: its /proc, and the name of its pid namespace."""
-
-    def __init__(self) -> None:
-        self.proc = procfs.open_proc()
-        self.pid_namespace = os.readlink("self/ns/pid", dir_fd=self.proc)
-
-    def is_pid_namespace(self) -> bool:
-        """Whether pids mean to this process what they mean to the app."""
-        return self.pid_namespace == os.readlink("self/ns/pid", dir_fd=self.proc)
-
-    def is_pid_namespace_for_children(self) -> bool:
-        """Whether they will to what it starts."""
-        try:
-            return self.pid_namespace == os.readlink("self/ns/pid_for_children", dir_fd=self.proc)
-        except FileNotFoundError:
-            return False  # a new one, without a first process yet
-
-
 class Server:
     """What a worker holds: its connection to the app, the way home, its handlers and its children.
 
     `parent` is a pidfd of the process that forked it; the forkserver has none. A worker that is `half_made`, since a request of
-    several steps failed between them, ends once it has told so.
+    several steps failed between them, ends once it has told so. One that is `sealed` shows nothing of itself to others.
     """
 
     def __init__(self, connection: socket.socket, home: Home, handlers: Handlers, parent: int | None = None) -> None:
@@ -68,10 +49,36 @@ class Server:
         self.children = Children(self.poller)
         self.threads_from: str | None = None
         self.half_made = False
+        self.sealed = not libc.is_dumpable()
         self.poller.register(connection, select.POLLIN)
 
-    def end_with_parent(self) -> None:
-        """Have the kernel end this worker with its parent. Every change of credentials undoes it."""
+    def seal(self) -> None:
+        """Show nothing of this process to any other, from now on: no memory, descriptors, root, directory, namespaces.
+
+        SECURITY: what runs where a worker is may be hostile, and have its user or every capability there. So a worker seals
+        itself before it enters what others have made, and before it starts or forks anything. KERNEL: PR_SET_DUMPABLE. A fork
+        inherits it; a program that is executed does not.
+        """
+        if not self.sealed:
+            libc.set_dumpable(0)
+            self.sealed = True
+
+    def unseal(self) -> None:
+        """Be open again, where nothing else can be yet: the id maps of a plain user's process are written while it is."""
+        libc.set_dumpable(1)
+        self.sealed = False
+
+    def prepare_fork(self) -> None:
+        """Get ready to fork a worker, in whose place there may be anything soon."""
+        self.seal()
+
+    def renew(self) -> None:
+        """Do again what a change of credentials undoes: end with the parent, be sealed.
+
+        KERNEL: such a change makes a process dumpable where fs.suid_dumpable is 1.
+        """
+        if self.sealed:
+            libc.set_dumpable(0)
         libc.die_with_parent()
         if self.parent is not None and select.select([self.parent], [], [], 0)[0]:
             os._exit(0)  # the parent ended before it could be told to take us along

@@ -43,7 +43,7 @@ def settle(request: Spawn | Restrict) -> None:
 def restrict(server: Server, request: Restrict) -> Done:
     prepare(request)
     settle(request)
-    server.end_with_parent()
+    server.renew()
     return Done()
 
 

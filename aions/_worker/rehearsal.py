@@ -20,7 +20,10 @@ _IDLE = 2
 
 def rehearse_as_worker(server: Server) -> None:
     """Be in a new namespace, and start a command; but none."""
+    was_sealed = server.sealed
     _rehearse_if_idle(server, Prepare(codec.encode_steps([Unshare(0)])), _no_program(server))
+    if not was_sealed:
+        server.unseal()  # nothing was started
 
 
 def rehearse_as_forkserver(server: Server) -> None:

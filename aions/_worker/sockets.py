@@ -35,6 +35,7 @@ def in_network(server: Server, move: Callable[[], None], action: Callable[[], T]
     tried before it is needed: in a network namespace that the worker has no rights over, as a plain user has none over the
     host's, the kernel refuses that already.
     """
+    server.seal()
     with Open(server.home.proc, "self/ns/net", os.O_RDONLY) as back:
         libc.setns(back, CLONE_NEWNET)
         try:

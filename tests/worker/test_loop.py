@@ -37,7 +37,8 @@ from aions._wire.messages import (
     WriteMap,
 )
 from aions._worker.handlers import HANDLERS
-from aions._worker.loop import Home, Server, failure
+from aions._worker.home import Home
+from aions._worker.loop import Server, failure
 from tests.wire.full_table import room_for
 from tests.worker.apart import fork, join
 

@@ -16,7 +16,8 @@ from aions._wire.messages import Done, Prepare, Request, Unshare
 from aions._worker import rehearsal
 from aions._worker.forkserver import Forkserver
 from aions._worker.handlers import HANDLERS, preload
-from aions._worker.loop import Home, Server
+from aions._worker.home import Home
+from aions._worker.loop import Server
 from tests.worker.apart import apart
 
 
