@@ -288,7 +288,7 @@ def _discard(outcome: Reply | Exception | None) -> None:
 
 def _checked(outcome: Reply | Exception | None, expected: type[R]) -> R:
     """Return the reply that was expected; raise what came instead."""
-    if isinstance(outcome, expected):
+    if isinstance(outcome, expected) and not isinstance(outcome, Failed | Rejected):
         return outcome
     if isinstance(outcome, codec.DescriptorsLost):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from outcome

@@ -25,15 +25,15 @@ class Connection:
         self.name = client.name = name
         self._app = os.getpid()
 
-    async def call(self, request: Request, expected: type[R]) -> R:
-        """Have a request answered.
+    async def call(self, request: Request, expected: type[R], explain_as: Request | None = None) -> R:
+        """Have a request answered. A refusal is explained as one of another request, where that says it better.
 
         Raises:
             OSError: the kernel's refusal, explained.
             WorkerDied, ProtocolError, anyio.ClosedResourceError
         """
         self.check_owner()
-        return await self.explained(request, self.client.call(request, expected))
+        return await self.explained(explain_as or request, self.client.call(request, expected))
 
     async def explained(self, request: Request, answer: Awaitable[T]) -> T:
         """Await an answer; make what comes instead an error for the user."""

@@ -165,4 +165,10 @@ async def open_namespace(target: Target, namespace: NamespaceLike | None = None)
     if isinstance(target, Worker):
         return await target.open_namespace(Namespace(0) if namespace is None else namespace)
     await checkpoint_if_cancelled()
-    return targets.open_namespace(target, namespace)
+    try:
+        return targets.open_namespace(target, namespace)
+    except PermissionError:
+        worker = current_home().worker_with(targets.pid_behind(target))
+        if worker is None:
+            raise
+    return await Worker(worker).open_namespace(Namespace(0) if namespace is None else namespace)

@@ -11,6 +11,7 @@ from typing import IO, Any, NoReturn
 import anyio
 from anyio import AsyncFile, CapacityLimiter, to_thread
 
+from aions._app import apart
 from aions._app.link import Link
 from aions._app.text import StrOrBytesPath, text
 from aions._wire.messages import Opened, OpenFile
@@ -21,7 +22,8 @@ _MODE = 0o666
 
 async def open_descriptor(worker: Link, path: StrOrBytesPath, flags: int, mode: int) -> int:
     """Open a file. The descriptor is the caller's."""
-    return (await worker.call(OpenFile(text(path), flags, mode), Opened)).descriptor
+    name = text(path)
+    return (await apart.call(worker, lambda may_wait: OpenFile(name, flags, mode, may_wait), Opened)).descriptor
 
 
 async def open_file(

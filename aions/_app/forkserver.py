@@ -11,12 +11,12 @@ from pathlib import Path
 import anyio
 
 from aions._app.client import Client
-from aions._app.connection import Connection
+from aions._app.link import Forkserver
 
 _PROGRAM = Path(__file__).parent.parent / "_worker" / "__main__.py"
 
 
-async def start_forkserver() -> Connection:
+async def start_forkserver() -> Forkserver:
     """Start a forkserver, which ends when its connection is closed or this process ends.
 
     What is started forks and ends at once, so this process has a child for a few milliseconds only.
@@ -30,7 +30,7 @@ async def start_forkserver() -> Connection:
     except BaseException:
         ours.close()
         raise
-    return Connection(Client(ours), "the forkserver")
+    return Forkserver(Client(ours))
 
 
 def _launched(connection: int) -> subprocess.Popen[bytes]:

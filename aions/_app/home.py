@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.lowlevel import RunVar
 
-from aions._app.connection import Birth, Connection
+from aions._app.connection import Birth
 from aions._app.forkserver import start_forkserver
-from aions._app.link import Link
+from aions._app.link import Forkserver, Link
 from aions._errors import WorkerDied
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Home:
 
     def __init__(self) -> None:
         self._starting = anyio.Lock()
-        self._forkserver: Connection | None = None
+        self._forkserver: Forkserver | None = None
         self._reserve: Birth | None = None
         self._keeper: AsyncGenerator[None] | None = None
         self.preloading = anyio.Lock()
@@ -34,7 +34,7 @@ class Home:
         self.choosing_default = anyio.Lock()
         self.default_worker: Worker | None = None
 
-    async def forkserver(self) -> Connection:
+    async def forkserver(self) -> Forkserver:
         """Return the forkserver, started if there is none (any more)."""
         async with self._starting:
             if self._forkserver is None or self._forkserver.client.lost:
@@ -74,7 +74,12 @@ class Home:
         return await self._finished(await Birth.begin(await self.forkserver()))
 
     async def _finished(self, birth: Birth) -> Link:
+        assert isinstance(birth.parent, Forkserver)
         return Link(birth.parent, *await birth.finish())
+
+    def worker_with(self, pid: int) -> Link | None:
+        """Return the worker that has a pid, if it is one of this loop's."""
+        return None if self._forkserver is None else self._forkserver.worker_with(pid)
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
         try:

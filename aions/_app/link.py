@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 
 import anyio
@@ -34,6 +34,19 @@ def _how(status: int | None) -> str:
         return f" by signal {-status}"  # a real-time signal has no name
 
 
+class Forkserver(Connection):
+    """The connection to the forkserver. `workers` are all that descend from it and are open, by pid."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client, "the forkserver")
+        self.workers: dict[int, Link] = {}
+
+    def worker_with(self, pid: int) -> Link | None:
+        """Return the worker that has a pid; None where that is any other process's."""
+        found = self.workers.get(pid)
+        return None if found is None or found.has_died else found
+
+
 class Link(Connection):
     """The connection to a worker, and the forkserver that it descends from.
 
@@ -44,7 +57,7 @@ class Link(Connection):
     network namespace. `next_child_is_first`: it has unshared pid or time, and whatever it forks may be the first in there.
     """
 
-    def __init__(self, forkserver: Connection, client: Client, child: Child, parent: Link | None = None) -> None:
+    def __init__(self, forkserver: Forkserver, client: Client, child: Child, parent: Link | None = None) -> None:
         super().__init__(client, f"worker {child.pid}")
         self.forkserver = forkserver
         self.child = child
@@ -57,7 +70,10 @@ class Link(Connection):
         self.has_children = False
         self.owns_network = False
         self.inside: Link | None = None
+        self.stand_in: Link | None = None
+        self._unwritten: set[str] = set()
         self.closed = False
+        forkserver.workers[child.pid] = self
 
     def leaves(self, kinds: Namespace, for_others: bool = False) -> None:
         """Note that the worker may leave its namespaces of some kinds, for new ones or `for_others`."""
@@ -75,6 +91,23 @@ class Link(Connection):
     def changes_root(self) -> None:
         """Note that the worker may see other files than the app."""
         self.moved = self.sees_foreign_files = True
+
+    @property
+    def mapped(self) -> Child:
+        """The process whose id maps are this worker's and can be written: the worker, or its stand-in."""
+        return self.child if self.stand_in is None else self.stand_in.child
+
+    async def stand_in_is(self, other: Link | None) -> None:
+        """Have another stand-in, or none any more. The one before has done what it was for."""
+        before, self.stand_in, self._unwritten = self.stand_in, other, {"uid_map", "gid_map"}
+        if before is not None:
+            await before.aclose()
+
+    async def maps_are_written(self, files: Iterable[str]) -> None:
+        """Let a stand-in go once both id maps have been written."""
+        self._unwritten.difference_update(files)
+        if not self._unwritten:
+            await self.stand_in_is(None)
 
     async def died(self) -> Exception:
         if self.closed:
@@ -107,9 +140,10 @@ class Link(Connection):
         if not self.is_owner:
             self.let_go()
             return
+        await self.stand_in_is(None)
         ended = [self] if self.inside is None or self.inside.closed else [self.inside, self]
         for worker in ended:
-            worker.closed = True
+            worker._forget()
         try:
             with anyio.move_on_after(_PATIENCE, shield=True):
                 async with AsyncExitStack() as stack:
@@ -143,10 +177,15 @@ class Link(Connection):
             with anyio.move_on_after(_PATIENCE / 2), suppress(OSError, AionsError):  # if it has ended, its workers end with it
                 await self.forkserver.call(Kill(self.child.pidfd.fileno()), Done)
 
+    def _forget(self) -> None:
+        self.closed = True
+        self.forkserver.workers.pop(self.child.pid, None)
+
     def let_go(self) -> None:
         """Close our ends, where no event loop runs any more or it is a fork of ours: the worker ends with the last of them."""
-        if self.inside is not None and not self.inside.closed:
-            self.inside.let_go()
-        self.closed = True
+        for other in (self.inside, self.stand_in):
+            if other is not None and not other.closed:
+                other.let_go()
+        self._forget()
         self.client.close_from_outside()
         self.child.close()

@@ -37,9 +37,13 @@ async def write(
     worker.check_open()
     mappings = list(mappings)
     setgroups = WriteMap.DENIED if deny_setgroups else WriteMap.KEPT
-    step = WriteMap(worker.child.pid if pid is None else pid, file, id_maps.map_text(mappings), setgroups)
+    if pid is not None:
+        worker = worker.forkserver.worker_with(pid) or worker
+    step = WriteMap(worker.mapped.pid if pid in (None, worker.child.pid) else pid, file, id_maps.map_text(mappings), setgroups)
     own = os.getresuid() if file == "uid_map" else os.getresgid()
     await _write_or_have_written(worker, step, mappings, own, launch)
+    if step.pid == worker.mapped.pid:
+        await worker.maps_are_written([file])
 
 
 async def _write(worker: Link, request: WriteMap) -> None:
@@ -101,15 +105,16 @@ async def assume(worker: Link, identity: Identity, own: Ids, launch: Launch) -> 
     """Give a worker that has just made a user namespace its identity.
 
     Args:
-        worker: a child of the forkserver.
+        worker: it, or its stand-in, is a child of the forkserver.
         identity: as `fitted` makes it.
         own: who the app was where the worker has made it.
         launch: forks a worker where the app is, for newuidmap(1) and newgidmap(1), should they be needed.
     """
-    mapped = {"uid_map": (identity.user_mappings, own[0]), "gid_map": (identity.group_mappings, own[1])}
-    steps = list(_steps(worker.child.pid, identity, own[1]))
+    maps = {"uid_map": (identity.user_mappings, own[0]), "gid_map": (identity.group_mappings, own[1])}
+    steps = list(_steps(worker.mapped.pid, identity, own[1]))
     for step in steps[await _count_of_those_done_at_once(worker.forkserver, steps) :]:
-        await _write_or_have_written(worker, step, *mapped.get(step.file, ((), ())), launch)
+        await _write_or_have_written(worker, step, *maps.get(step.file, ((), ())), launch)
+    await worker.maps_are_written(step.file for step in steps)
     ids = own if identity.owner is None else [(number,) for number in identity.owner]
     users, groups = map(_inside, (identity.user_mappings, identity.group_mappings), ids)
     held = set(os.getgroups())

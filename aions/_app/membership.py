@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
+from typing import TypeVar
 
-from aions._app.connection import Connection
+from aions._app import stand_in, targets
 from aions._app.descriptor import HasFileno
 from aions._app.explain import explain
 from aions._app.link import Link
@@ -18,11 +20,19 @@ from aions._wire.messages import (
     GetOwnerUID,
     GetRelatedNamespace,
     Identified,
+    JoinNamespaces,
+    Opened,
+    OpenNamespace,
+    Reply,
+    Request,
+    Sealed,
     SetClockOffset,
     SetNamespace,
     Unshare,
     User,
 )
+
+R = TypeVar("R", bound=Reply)
 
 _NS_GET_USERNS, _NS_GET_PARENT = 0xB701, 0xB702
 
@@ -32,7 +42,9 @@ async def unshare(worker: Link, namespaces: Namespaces) -> None:
     kinds = combine(namespaces)
     async with _its_network_torn_down(worker, kinds):
         worker.leaves(kinds)
-        await worker.call(Unshare(kinds.value), Done)
+        answer = await worker.call(Unshare(kinds.value), Reply)
+        if isinstance(answer, Sealed):
+            await stand_in.unshare(worker, kinds)
 
 
 def _its_network_torn_down(worker: Link, kinds: Namespace) -> AbstractAsyncContextManager[None]:
@@ -46,7 +58,24 @@ async def set_namespace(worker: Link, fd: int | HasFileno, namespaces: Namespace
     request = SetNamespace(kinds.value if kinds else 0, preserve_credentials, fd if isinstance(fd, int) else fd.fileno())
     async with _its_network_torn_down(worker, kinds or Namespace(0)):
         worker.leaves(kinds or EVERY_KIND, for_others=True)
-        await worker.call(request, Done)
+        try:
+            await worker.call(request, Done)
+        except PermissionError:
+            other = worker.forkserver.worker_with(targets.pid_of(request.target) or 0)
+            if other is None or not kinds:
+                raise
+            await _join_worker(worker, other, kinds, request)
+
+
+async def _join_worker(worker: Link, other: Link, kinds: Namespace, asked: SetNamespace) -> None:
+    """Join namespaces of another worker, which hands them out. KERNEL: into a process that is sealed only root may look."""
+    with ExitStack() as stack:
+        opened = []
+        for kind in kinds:
+            opened.append((await other.call(OpenNamespace(kind.kernel_name), Opened)).descriptor)
+            stack.callback(os.close, opened[-1])
+        request = JoinNamespaces(asked.preserve_credentials, tuple(kind.value for kind in kinds), tuple(opened))
+        await worker.call(request, Done, explain_as=asked)
 
 
 async def enter(
@@ -82,8 +111,17 @@ async def get_namespace_id(worker: Link, pid: int | None, namespace: NamespaceLi
     """Identify a namespace: of the worker itself, or, asked of the forkserver, of whatever process the app may look at."""
     kind = combine(namespace)
     worker.check_open()
-    at: Connection = worker if pid is None else worker.forkserver
-    found = await at.call(GetNamespaceID(pid, kind.kernel_name), Identified)
+    own = GetNamespaceID(None, kind.kernel_name)
+    if pid is None:
+        found = await worker.call(own, Identified)
+    else:
+        try:
+            found = await worker.forkserver.call(GetNamespaceID(pid, kind.kernel_name), Identified)
+        except PermissionError:
+            other = worker.forkserver.worker_with(pid)
+            if other is None:
+                raise
+            found = await other.call(own, Identified)
     return NamespaceID(kind, found.device, found.inode, found.id)
 
 
@@ -101,17 +139,36 @@ async def get_parent_namespace(worker: Link, pid: int | None, namespace: Namespa
 
 
 async def _related(worker: Link, pid: int | None, of: Namespace, kind: Namespace, relation: int) -> NamespaceID:
-    """Ask the forkserver: what is beyond a worker's own user namespace, the worker may not know."""
-    worker.check_open()
-    request = GetRelatedNamespace(worker.child.pid if pid is None else pid, of.kernel_name, relation)
-    found = await worker.forkserver.call(request, Identified)
+    name = of.kernel_name
+    found = await _told_by_forkserver(worker, pid, name, lambda *of: GetRelatedNamespace(name, relation, *of), Identified)
     return NamespaceID(kind, found.device, found.inode, found.id)
 
 
 async def get_owner_uid(worker: Link, pid: int | None) -> int:
     """Name the user who made a user namespace."""
+    return (await _told_by_forkserver(worker, pid, "user", GetOwnerUID, User)).uid
+
+
+async def _told_by_forkserver(
+    worker: Link, pid: int | None, name: str, request: Callable[[int, tuple[int, ...]], Request], expected: type[R]
+) -> R:
+    """Ask the forkserver about a namespace: what is beyond a worker's own user namespace, the worker may not know.
+
+    KERNEL: into a process that is sealed only root may look. Of a worker the forkserver gets a descriptor instead.
+    """
     worker.check_open()
-    return (await worker.forkserver.call(GetOwnerUID(worker.child.pid if pid is None else pid), User)).uid
+    pid = worker.child.pid if pid is None else pid
+    try:
+        return await worker.forkserver.call(request(pid, ()), expected)
+    except PermissionError:
+        other = worker.forkserver.worker_with(pid)
+        if other is None:
+            raise
+    descriptor = (await other.call(OpenNamespace(name), Opened)).descriptor
+    try:
+        return await worker.forkserver.call(request(pid, (descriptor,)), expected)
+    finally:
+        os.close(descriptor)
 
 
 async def set_clock_offset(worker: Link, clock: Clock, seconds: int, nanoseconds: int) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from types import TracebackType
 
+from aions._app import apart
 from aions._app.descriptor import Descriptor, HasFileno
 from aions._app.link import Link
 from aions._app.mount_values import MountAttribute, MountFlag, Propagation
@@ -56,32 +57,36 @@ async def mount(
     data: str | None,
 ) -> None:
     """Call mount(2)."""
-    request = Mount(_optional(source), text(target), _optional(filesystem), flags.value, _optional(data))
-    await worker.call(request, Done)
+    arguments = _optional(source), text(target), _optional(filesystem), flags.value, _optional(data)
+    await apart.call(worker, lambda may_wait: Mount(*arguments, may_wait), Done)
 
 
 async def umount(worker: Link, target: StrOrBytesPath, detach: bool, force: bool, follow_symlinks: bool) -> None:
     """Call umount2(2)."""
     flags = _MNT_DETACH * detach | _MNT_FORCE * force | _UMOUNT_NOFOLLOW * (not follow_symlinks)
-    await worker.call(Unmount(text(target), flags), Done)
+    path = text(target)
+    await apart.call(worker, lambda may_wait: Unmount(path, flags, may_wait), Done)
 
 
 async def open_tree(worker: Link, path: StrOrBytesPath, clone: bool, recursive: bool) -> MountTree:
     """Call open_tree(2). KERNEL: only a clone has a choice whether it is recursive."""
     flags = (_OPEN_TREE_CLONE | _AT_RECURSIVE * recursive) if clone else 0
-    return MountTree((await worker.call(OpenTree(text(path), flags), Opened)).descriptor)
+    name = text(path)
+    return MountTree((await apart.call(worker, lambda may_wait: OpenTree(name, flags, may_wait), Opened)).descriptor)
 
 
 async def fsmount(worker: Link, filesystem: str, options: Mapping[str, str | None], attributes: MountAttribute) -> MountTree:
     """Call fsopen(2), fsconfig(2) and fsmount(2)."""
     written = tuple(_option(text(name), value) for name, value in options.items())
-    return MountTree((await worker.call(NewMount(text(filesystem), written, attributes.value), Opened)).descriptor)
+    arguments = text(filesystem), written, attributes.value
+    return MountTree((await apart.call(worker, lambda may_wait: NewMount(*arguments, may_wait), Opened)).descriptor)
 
 
 async def move_mount(worker: Link, source: StrOrBytesPath | int | HasFileno, target: StrOrBytesPath) -> None:
     """Call move_mount(2)."""
     path, tree = _path_or_descriptor(source)
-    await worker.call(MoveMount(path, text(target), tree), Done)
+    arguments = path, text(target), tree
+    await apart.call(worker, lambda may_wait: MoveMount(*arguments, may_wait), Done)
 
 
 async def mount_setattr(
@@ -99,7 +104,8 @@ async def mount_setattr(
     if user_namespace is not None:
         given = (*given, _descriptor(user_namespace))
     flag = 0 if propagation is None else Propagation(propagation).flag
-    await worker.call(SetMountAttributes(path, recursive, to_set.value, _cleared(to_set, to_clear), flag, mapped, given), Done)
+    arguments = path, recursive, to_set.value, _cleared(to_set, to_clear), flag, mapped, given
+    await apart.call(worker, lambda may_wait: SetMountAttributes(*arguments, may_wait), Done)
 
 
 async def set_propagation(worker: Link, propagation: Propagation | str) -> None:

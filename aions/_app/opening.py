@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from aions._app import credentials, maps, membership, preloading, preparing
+from aions._app import credentials, maps, membership, preloading, preparing, stand_in
 from aions._app.capabilities import Capabilities
 from aions._app.current import being_current
 from aions._app.home import current_home
@@ -86,10 +86,11 @@ async def open_worker(
     kinds = _kinds(unshare)
     who = _identity(kinds, identity)
     limits = preparing.limits_and_cgroups(rlimits or {}, cgroup)
+    clocks = preparing.clocks(kinds, clock_offsets or {})
     moving = [
         *([BecomeOwner(*who.owner)] if who.owner is not None else []),
         *([Unshare(kinds.value)] if kinds else []),
-        *preparing.clocks(kinds, clock_offsets or {}),
+        *clocks,
     ]
     inside = preparing.furnishing(kinds, hostname, propagation, root, mount_proc, mounts)
     if loopback:
@@ -111,6 +112,9 @@ async def open_worker(
             who, own = await maps.fitted(link, who, Namespace.USER in entered)
         if kinds:
             link.leaves(kinds)
+        if entering and Namespace.USER in kinds:
+            await stand_in.unshare(link, kinds, who.owner)  # a worker that has entered something is sealed
+            moving = clocks
         await preparing.prepare(link, moving if entering else [*limits, *moving])
         if Namespace.USER in kinds:
             await maps.assume(link, who, own, launched)

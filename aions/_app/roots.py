@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
+from aions._app.files import open_descriptor
 from aions._app.link import Link
 from aions._app.text import StrOrBytesPath, text
-from aions._wire.messages import ChangeDirectory, ChangeRoot, Done, PivotRoot, SetDomainName, SetHostName
+from aions._wire.messages import ChangeDirectory, ChangeRoot, Done, PivotRoot, Request, SetDomainName, SetHostName
 
 
 async def pivot_root(worker: Link, new_root: StrOrBytesPath, put_old: StrOrBytesPath | None) -> None:
     """Call pivot_root(2)."""
-    request = PivotRoot(text(new_root), None if put_old is None else text(put_old))
+    root, old = text(new_root), None if put_old is None else text(put_old)
     worker.changes_root()
-    await worker.call(request, Done)
+    await _call(worker, root, lambda given: PivotRoot(root, old, given))
 
 
 async def chroot(worker: Link, path: StrOrBytesPath) -> None:
     """Call chroot(2)."""
-    request = ChangeRoot(text(path))
+    root = text(path)
     worker.changes_root()
-    await worker.call(request, Done)
+    await _call(worker, root, lambda given: ChangeRoot(root, given))
 
 
 async def chdir(worker: Link, path: StrOrBytesPath) -> None:
     """Call chdir(2)."""
-    request = ChangeDirectory(text(path))
+    directory = text(path)
     worker.moved = True
-    await worker.call(request, Done)
+    await _call(worker, directory, lambda given: ChangeDirectory(directory, given))
+
+
+async def _call(worker: Link, directory: str, request: Callable[[tuple[int, ...]], Request]) -> None:
+    """Ask for something about a directory; where it may take long to look that up, have that done apart."""
+    try:
+        await worker.call(request(()), Done)
+    except BlockingIOError:
+        descriptor = await open_descriptor(worker, directory, os.O_PATH | os.O_DIRECTORY, 0)
+        try:
+            await worker.call(request((descriptor,)), Done)
+        finally:
+            os.close(descriptor)
 
 
 async def sethostname(worker: Link, name: str) -> None:

@@ -158,6 +158,12 @@ def pid_of(pidfd: int) -> int | None:
     return None
 
 
+def pid_behind(target: Target) -> int:
+    """Return the pid of the process that a target stands for; 0 for a namespace."""
+    with held(target) as found:
+        return (pid_of(found.descriptor) or 0) if found.is_process else 0
+
+
 def open_namespace(target: Target, namespace: NamespaceLike | None) -> NamespaceFile:
     """Open one namespace of a target."""
     with held(target) as found:

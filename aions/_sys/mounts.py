@@ -25,6 +25,9 @@ AT_RECURSIVE = 0x8000
 OPEN_TREE_CLONE = 1
 MNT_DETACH = 2
 MOUNT_ATTR_IDMAP = 0x00100000
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_IN_ROOT = 0x10
+RESOLVE_CACHED = 0x20
 
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
@@ -33,8 +36,6 @@ _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_IN_ROOT = 0x10
 _MAX_ATTEMPTS = 1000
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 437, 442
@@ -95,16 +96,20 @@ def pivot_root(new_root: str, put_old: str, shown: str | None = None) -> None:
     )
 
 
-def open_tree(path: str, flags: int) -> int:
-    """Call open_tree(2), Linux 5.2: a descriptor of a mount, or with OPEN_TREE_CLONE of a detached copy."""
+def open_tree(path: str, flags: int, directory: int = AT_FDCWD, shown: str | None = None) -> int:
+    """Call open_tree(2), Linux 5.2: a descriptor of a mount, or with OPEN_TREE_CLONE of a detached copy.
+
+    An empty path means the descriptor before it; errors call it `shown`.
+    """
+    flags |= _OPEN_TREE_CLOEXEC | (0 if path else AT_EMPTY_PATH)
     tree: int = call(
-        lambda: f'open_tree(AT_FDCWD, "{path}", {flags | _OPEN_TREE_CLOEXEC:#x})',
+        lambda: f'open_tree({_at(directory)}, "{path}", {flags:#x})',
         _open_tree,
         _OPEN_TREE,
-        AT_FDCWD,
+        directory,
         os.fsencode(path),
-        flags | _OPEN_TREE_CLOEXEC,
-        path=path,
+        flags,
+        path=path or shown,
     )
     return tree
 
@@ -190,28 +195,39 @@ def _complaints(context: int) -> str | None:
 
 
 def open_in_root(root: int, path: str, flags: int) -> int:
-    """Call openat2(2), Linux 5.6, so that no symbolic link and no `..` in the path leads out of a root.
+    """Open a path so that no symbolic link and no `..` in it leads out of a root. openat2(2), Linux 5.6."""
+    return openat2(root, path, flags, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
-    KERNEL: EAGAIN where something was renamed or mounted meanwhile, so that a `..` cannot be trusted.
+
+def openat2(directory: int, path: str, flags: int, mode: int, resolve: int) -> int:
+    """Call openat2(2), Linux 5.6. RESOLVE_CACHED is understood since 5.12.
+
+    KERNEL: EAGAIN where something was renamed or mounted meanwhile, so that a `..` cannot be trusted. Flags and modes without a
+    meaning are refused, which open(2) ignores.
     """
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    flags |= os.O_CLOEXEC
+    if flags & os.O_PATH:
+        flags &= os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    creates = flags & os.O_CREAT or flags & os.O_TMPFILE == os.O_TMPFILE
+    how = struct.pack("QQQ", flags, mode & 0o7777 if creates else 0, resolve)
     return call(
-        lambda: f'openat2({root}, "{path}", {{flags={flags | os.O_CLOEXEC:#o}, resolve=RESOLVE_IN_ROOT}})',
-        _opened_in_root,
-        root,
+        lambda: f'openat2({_at(directory)}, "{path}", {{flags={flags:#o}, mode={mode:#o}, resolve={resolve:#x}}})',
+        _opened,
+        directory,
         os.fsencode(path),
         how,
+        1 if resolve & RESOLVE_CACHED else _MAX_ATTEMPTS,
         path=path,
     )
 
 
-def _opened_in_root(root: int, path: bytes, how: bytes) -> int:
-    for attempt in range(_MAX_ATTEMPTS):
+def _opened(directory: int, path: bytes, how: bytes, attempts: int) -> int:
+    for attempt in range(attempts):
         try:
-            result: int = _openat2(_OPENAT2, root, path, how, len(how))
+            result: int = _openat2(_OPENAT2, directory, path, how, len(how))
             return result
         except OSError as error:
-            if error.errno != errno.EAGAIN or attempt == _MAX_ATTEMPTS - 1:
+            if error.errno != errno.EAGAIN or attempt == attempts - 1:
                 raise
     raise AssertionError
 

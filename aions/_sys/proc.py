@@ -40,23 +40,41 @@ def open_proc() -> int:
 
 def read(proc: int, path: str) -> str:
     """Read a small file."""
+    return read_bytes(proc, path).decode()
+
+
+def read_bytes(proc: int, path: str) -> bytes:
+    """Read one that is not all text."""
     with Opened(proc, path, os.O_RDONLY) as descriptor:
         chunks = []
         while chunk := os.read(descriptor, 65536):
             chunks.append(chunk)
-    return b"".join(chunks).decode()
+    return b"".join(chunks)
 
 
 def write(proc: int, path: str, text: str) -> None:
     """Write a file in one write(2), as uid_map and its like want it."""
     with Opened(proc, path, os.O_WRONLY) as descriptor:
-        call(
-            lambda: f"write({descriptor}</proc/{path}>, {text!r:.200})",
-            os.write,
-            descriptor,
-            text.encode(),
-            path=f"/proc/{path}",
-        )
+        write_to(descriptor, path, text)
+
+
+def write_to(descriptor: int, path: str, text: str) -> None:
+    """Write a file that is open; errors call it by its path below /proc."""
+    call(
+        lambda: f"write({descriptor}</proc/{path}>, {text!r:.200})",
+        os.write,
+        descriptor,
+        text.encode(),
+        path=f"/proc/{path}",
+    )
+
+
+def open_clock_offsets(proc: int) -> int:
+    """Open this process's timens_offsets, to write them later; return -1 where that cannot be."""
+    try:
+        return os.open("self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    except OSError:
+        return -1
 
 
 def thread_count(proc: int) -> int:

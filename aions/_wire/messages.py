@@ -47,7 +47,16 @@ class Kill(Request):
 
 
 class Unshare(Request):
+    """Make new namespaces and be in them. `Sealed` where nobody could write the maps of the user namespace among them."""
+
     namespaces: int
+
+
+class StandIn(Request):
+    """Make a user namespace, and let others look into this process, so that its id maps can be written.
+
+    It first gives up all that it holds but the connection, and can serve nothing afterwards.
+    """
 
 
 class SetNamespace(Request):
@@ -59,6 +68,14 @@ class SetNamespace(Request):
     namespaces: int
     preserve_credentials: bool
     target: Descriptor
+
+
+class JoinNamespaces(Request):
+    """Join several, each by an nsfd of its kind: all, or none, or end. In another user namespace, become root as above."""
+
+    preserve_credentials: bool
+    namespaces: tuple[int, ...]
+    targets: tuple[Descriptor, ...]
 
 
 class GetNamespaceID(Request):
@@ -172,9 +189,12 @@ class OpenUnixSocket(Request):
 
 
 class OpenFile(Request):
+    """Open a file. `may_wait`, here and below, says whether it may wait for somebody: else it is EWOULDBLOCK, and not done."""
+
     path: str
     flags: int
     mode: int
+    may_wait: bool = False
 
 
 class OpenNamespace(Request):
@@ -265,17 +285,22 @@ class ReadProcess(Request):
 
 
 class GetRelatedNamespace(Request):
-    """Identify the user namespace that owns one of a process (`relation` NS_GET_USERNS), or its parent (NS_GET_PARENT)."""
+    """Identify the user namespace that owns one of a process (`relation` NS_GET_USERNS), or its parent (NS_GET_PARENT).
 
-    pid: int
+    It is opened by the pid, unless it is given.
+    """
+
     namespace: str
     relation: int
+    pid: int
+    given: tuple[Descriptor, ...]
 
 
 class GetOwnerUID(Request):
-    """Name the user who made the user namespace of a process."""
+    """Name the user who made the user namespace of a process, which is opened by the pid, unless it is given."""
 
     pid: int
+    given: tuple[Descriptor, ...]
 
 
 class Mount(Request):
@@ -286,16 +311,19 @@ class Mount(Request):
     filesystem: str | None
     flags: int
     data: str | None
+    may_wait: bool = False
 
 
 class Unmount(Request):
     target: str
     flags: int
+    may_wait: bool = False
 
 
 class OpenTree(Request):
     path: str
     flags: int
+    may_wait: bool = False
 
 
 class MoveMount(Request):
@@ -304,6 +332,7 @@ class MoveMount(Request):
     source: str
     target: str
     tree: tuple[Descriptor, ...]
+    may_wait: bool = False
 
 
 class SetMountAttributes(Request):
@@ -316,6 +345,7 @@ class SetMountAttributes(Request):
     propagation: int
     mapped: bool
     given: tuple[Descriptor, ...]
+    may_wait: bool = False
 
 
 class NewMount(Request):
@@ -324,21 +354,28 @@ class NewMount(Request):
     filesystem: str
     options: tuple[str, ...]
     attributes: int
+    may_wait: bool = False
 
 
 class PivotRoot(Request):
-    """Make a directory the root. Without `put_old` the old root is unmounted."""
+    """Make a directory the root. Without `put_old` the old root is unmounted.
+
+    Here and below, a directory is looked up by its path, or EWOULDBLOCK says that this may have to wait, unless it is `given`.
+    """
 
     new_root: str
     put_old: str | None
+    given: tuple[Descriptor, ...]
 
 
 class ChangeRoot(Request):
     path: str
+    given: tuple[Descriptor, ...]
 
 
 class ChangeDirectory(Request):
     path: str
+    given: tuple[Descriptor, ...]
 
 
 class SetHostName(Request):
@@ -395,6 +432,10 @@ class OpenSockets(Request):
 
 class Done(Reply):
     """It is done, and there is nothing to say about it."""
+
+
+class Sealed(Reply):
+    """It is not done, since the worker is sealed: only root could write its id maps."""
 
 
 class Started(Reply):

@@ -18,10 +18,10 @@ from aions._sys.mounts import AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, OPEN_TR
 from aions._wire import codec
 from aions._wire.fdsocket import Packet, close_all
 from aions._wire.messages import REQUESTS, Attach, Prepare, Prepared
-from aions._worker import devices
+from aions._worker import devices, late, paths
 from aions._worker.credentials import user_namespace
 from aions._worker.loop import Server, failure
-from aions._worker.mounts import freeze_imports, make_root
+from aions._worker.mounts import make_root
 from aions._worker.targets import opened_or_made
 
 TYPE_CHECKING = False
@@ -82,7 +82,7 @@ class Building:
     def make(self, step: Attach) -> None:
         """Make a mount."""
         if not self._parts:
-            freeze_imports()
+            late.load()
             self._directory = _path_of(".")
         part = Part(self.number, step.target, self._made(step))
         self._parts.append(part)
@@ -125,7 +125,7 @@ class Building:
     def _made(self, step: Attach) -> int:
         """Make a detached mount."""
         if step.kind in ("bind", "rbind"):
-            return _bound(step.sources[0], step.kind == "rbind", step.attributes)
+            return self._bound(step.sources[0], step.kind == "rbind", step.attributes)
         if step.kind == "dev":
             return mounts.new_mount("tmpfs", ("mode=755", *step.options), step.attributes)
         if step.kind == "overlay":
@@ -145,7 +145,18 @@ class Building:
             f"{error.call} was refused, as it is where parts of {source} are hidden (Docker) or the {_OWN[step.kind]} "
             f"namespace is not new: {step.target} is the {source} that was there before."
         )
-        return _bound(source, True, step.attributes)
+        return self._bound(source, True, step.attributes)
+
+    def _bound(self, source: str, recursive: bool, attributes: int) -> int:
+        """Copy a mount, with those below it, and set attributes on the copies."""
+        tree = paths.opened_tree(self._server, source, OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0))
+        try:
+            if attributes:
+                mounts.mount_setattr(tree, "", True, attributes, 0, 0, 0)
+        except BaseException:
+            os.close(tree)
+            raise
+        return tree
 
     def _overlay(self, step: Attach, options: tuple[str, ...]) -> int:
         """Make an overlay. KERNEL: an option has 255 bytes at most; `lowerdir+` (Linux 6.7) makes one of each directory."""
@@ -194,18 +205,6 @@ def _escaped(path: str) -> str:
 
 def _is_too_long(value: str) -> bool:
     return len(os.fsencode(value)) > _LONGEST_OPTION
-
-
-def _bound(source: str, recursive: bool, attributes: int) -> int:
-    """Copy a mount, with those below it, and set attributes on the copies."""
-    tree = mounts.open_tree(source, OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0))
-    try:
-        if attributes:
-            mounts.mount_setattr(tree, "", True, attributes, 0, 0, 0)
-    except BaseException:
-        os.close(tree)
-        raise
-    return tree
 
 
 def _look_up_working_directory() -> None:

@@ -19,6 +19,7 @@ from aions._wire.messages import (
     ReadProcess,
     User,
 )
+from aions._worker import late
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ ROOT = (0, 0, 0)
 
 def become_root(server: Server, request: BecomeRoot) -> Done:
     if request.user:
-        from aions._worker.handlers import preload
-
-        preload()  # whoever that is outside may not read where that is
+        late.load()  # whoever that is outside may not read where that is
     take_root(server, request.user, request.group)
     server.renew()
     return Done()
@@ -41,9 +40,7 @@ def become_root(server: Server, request: BecomeRoot) -> Done:
 
 def become_owner(server: Server, request: BecomeOwner) -> Done:
     """Become who is to own a user namespace, and from then on may read the memory of whatever is not sealed."""
-    from aions._worker.handlers import preload
-
-    preload()  # while it may still read where that is
+    late.load()  # while it may still read where that is
     server.seal()
     user, group = request.user, request.group
     call(lambda: "setgroups(0, [])", os.setgroups, ())
@@ -103,11 +100,19 @@ def read_process(server: Server, request: ReadProcess) -> Contents:
 
 
 def get_related_namespace(server: Server, request: GetRelatedNamespace) -> Identified:
-    return Identified(*namespaces.identify_related(server.home.proc, request.pid, request.namespace, request.relation))
+    with _given_or_opened(server, request, request.namespace) as nsfd:
+        return Identified(*namespaces.identify_related(nsfd, request.relation))
 
 
 def get_owner_uid(server: Server, request: GetOwnerUID) -> User:
-    return User(namespaces.owner_uid(server.home.proc, request.pid))
+    with _given_or_opened(server, request, "user") as nsfd:
+        return User(namespaces.owner_uid(nsfd))
+
+
+def _given_or_opened(server: Server, request: GetRelatedNamespace | GetOwnerUID, name: str) -> procfs.Opened:
+    if request.given:
+        return procfs.Opened(server.home.proc, f"self/fd/{request.given[0]}", os.O_RDONLY)
+    return procfs.Opened(server.home.proc, f"{request.pid}/ns/{name}", os.O_RDONLY)
 
 
 HANDLERS: Handlers = {

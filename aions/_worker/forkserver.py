@@ -16,9 +16,9 @@ from errno import EINVAL
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError
 from aions._wire.messages import Done, Fork, Kill, Preload, Started
-from aions._worker import signals
+from aions._worker import late, signals
 from aions._worker.children import kill_descendants
-from aions._worker.handlers import HANDLERS, fork, preload
+from aions._worker.handlers import HANDLERS, fork
 from aions._worker.home import Home
 from aions._worker.loop import Server
 
@@ -50,7 +50,7 @@ class Forkserver(Server):
             self.end()
         super().attend(descriptor)
         if self.has_forked_in_advance:
-            from aions._worker import rehearsal  # see preload
+            from aions._worker import rehearsal  # see late
 
             self.has_forked_in_advance = False
             rehearsal.rehearse_as_forkserver(self)
@@ -125,6 +125,6 @@ def serve(connection: int, app: int) -> NoReturn:
     server = Forkserver(sock, app)
     gc.freeze()  # keeps the pages of what is loaded shared with the workers
     server.attend(server.poller.poll()[-1][0])
-    preload()
+    late.load()
     gc.freeze()
     server.serve()

@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import _socket as socket
 import os
-import time
 from errno import EPERM
 
-from aions._sys import libc, namespaces
+from aions._sys import libc
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, Log, call
-from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
-from aions._wire.messages import Done, Identified, Started
-from aions._worker import building, credentials, files, mounts, names, networks, privileges, sockets
+from aions._wire.messages import Done, Started
+from aions._worker import building, credentials, files, mounts, names, namespaces, networks, privileges, sockets
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server
+from aions._worker.namespaces import wait_for_single_thread
 from aions._worker.signals import kill_all
 from aions._worker.traceback import describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NoReturn
 
     from aions._worker.loop import Handlers
-
-
-def preload() -> None:
-    """Import what a first request should not have to wait for.
-
-    The forkserver does it once it has served that request. SECURITY: a worker does it before it enters a namespace, since
-    what it imported afterwards could come from somebody else's file system.
-    """
-    import aions._worker.commands
-    import aions._worker.functions
-    import aions._worker.rehearsal  # noqa: F401
 
 
 def fork(server: Server, request: messages.Fork) -> Started:
@@ -60,7 +47,7 @@ def serve_as_worker(parent: Server, request: messages.Fork, parent_pidfd: int) -
     try:
         server = become_worker(parent, request.socket, parent_pidfd)
         if request.in_advance:
-            from aions._worker import rehearsal  # see preload
+            from aions._worker import rehearsal  # see late
 
             rehearsal.rehearse_as_worker(server)
         server.serve()
@@ -77,7 +64,7 @@ def become_worker(parent: Server, connection: int, parent_pidfd: int) -> Server:
     parent.connection.detach()
     home = parent.home.for_workers()
     close_all_but(0, 1, 2, home.proc, connection, parent_pidfd)
-    server = Server(socket.socket(fileno=connection), home, HANDLERS, parent_pidfd)
+    server = Server(socket.socket(fileno=connection), home, HANDLERS, parent_pidfd, parent.sealed)
     server.renew()
     return server
 
@@ -103,63 +90,6 @@ def started(server: Server, pid: int) -> Started:
     return Started(seen, pidfd)
 
 
-def unshare(server: Server, request: messages.Unshare) -> Done:
-    if request.namespaces & CLONE_NEWNS:
-        preload()  # before something is mounted over the place that it would be imported from
-    if request.namespaces & CLONE_NEWUSER:
-        wait_for_single_thread(server)
-    try:
-        with_threads_named(server, libc.unshare, request.namespaces)
-    except KernelError as error:
-        error.hint = error.hint or credentials.hindrance(server)
-        raise
-    server.renew()
-    return Done()
-
-
-def set_namespace(server: Server, request: messages.SetNamespace) -> Done:
-    preload()
-    server.seal()
-    if request.namespaces & (CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWTIME) or request.namespaces == 0:
-        wait_for_single_thread(server)
-    before = credentials.user_namespace(server)
-    with_threads_named(server, libc.setns, request.target, request.namespaces)
-    if not request.preserve_credentials and credentials.user_namespace(server) != before:
-        server.half_made = True
-        credentials.take_root(server)
-        server.half_made = False
-    server.renew()
-    return Done()
-
-
-def with_threads_named(server: Server, function: Callable[..., None], *arguments: int) -> None:
-    """Make a system call; if it is refused while there are other threads, say where they come from."""
-    try:
-        function(*arguments)
-    except KernelError as error:
-        count = 1 if server.threads_from is None else procfs.thread_count(server.home.proc)
-        if count > 1:
-            error.hint = f"The worker has {count} threads; the function that left them is {server.threads_from}."
-        raise
-
-
-def wait_for_single_thread(server: Server) -> None:
-    """Wait until the threads of a user's function are gone.
-
-    KERNEL: a thread that was joined still counts for a moment, and unshare and setns then say EINVAL.
-    """
-    deadline = time.monotonic() + 0.1
-    while server.threads_from is not None and procfs.thread_count(server.home.proc) > 1:
-        if time.monotonic() > deadline:
-            return  # the kernel will say what it thinks of it
-        time.sleep(0.0002)
-
-
-def get_namespace_id(server: Server, request: messages.GetNamespaceID) -> Identified:
-    pid = "self" if request.pid is None else request.pid
-    return Identified(*namespaces.identify(server.home.proc, pid, request.namespace))
-
-
 def write_map(server: Server, request: messages.WriteMap) -> Done:
     if request.setgroups == request.DENIED:
         procfs.write(server.home.proc, f"{request.pid}/setgroups", "deny")
@@ -173,25 +103,20 @@ def write_map(server: Server, request: messages.WriteMap) -> Done:
     return Done()
 
 
-def set_clock_offset(server: Server, request: messages.SetClockOffset) -> Done:
-    procfs.write(server.home.proc, "self/timens_offsets", request.text)
-    return Done()
-
-
 def set_propagation(_server: Server, request: messages.SetPropagation) -> Done:
     libc.set_propagation(request.propagation)
     return Done()
 
 
 def spawn(server: Server, request: messages.Spawn) -> Started:
-    from aions._worker import commands  # see preload
+    from aions._worker import commands  # see late
 
     server.seal()
     return started(server, commands.spawn(server, request))
 
 
 def call_function(server: Server, request: messages.CallFunction) -> messages.Called:
-    from aions._worker import functions  # see preload
+    from aions._worker import functions  # see late
 
     server.seal()  # what it starts, it may start in ways that are not ours
     return functions.call(server, request)
@@ -204,15 +129,12 @@ HANDLERS: Handlers = {
     **files.HANDLERS,
     **mounts.HANDLERS,
     **names.HANDLERS,
+    **namespaces.HANDLERS,
     **networks.HANDLERS,
     **sockets.HANDLERS,
     "CallFunction": call_function,
     "Fork": fork,
-    "GetNamespaceID": get_namespace_id,
-    "SetClockOffset": set_clock_offset,
-    "SetNamespace": set_namespace,
     "SetPropagation": set_propagation,
     "Spawn": spawn,
-    "Unshare": unshare,
     "WriteMap": write_map,
 }

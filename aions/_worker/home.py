@@ -1,4 +1,4 @@
-"""What a worker keeps of where the forkserver is: the processes that the app sees, and the name of its pid namespace."""
+"""What a worker keeps of where the forkserver is: the processes that the app sees, and what tells whether it is still there."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ _NOSUID_NODEV_NOEXEC = 0x02 | 0x04 | 0x08
 
 
 class Home:
-    """A descriptor of a /proc of the forkserver's pid namespace, and the name of that namespace."""
+    """A descriptor of a /proc of the forkserver's pid namespace, and by what that is known, and its files."""
 
     def __init__(self, proc: int | None = None) -> None:
         self.proc = procfs.open_proc() if proc is None else proc
         self.pid_namespace = os.readlink("self/ns/pid", dir_fd=self.proc)
+        self._files = self._files_now()
         self._for_workers: Home | None = None
 
     def is_pid_namespace(self) -> bool:
@@ -33,6 +34,15 @@ class Home:
             return self.pid_namespace == os.readlink("self/ns/pid_for_children", dir_fd=self.proc)
         except FileNotFoundError:
             return False  # a new one, without a first process yet
+
+    def has_same_files(self) -> bool:
+        """Whether paths mean to this process what they mean to the app."""
+        return self._files == self._files_now()
+
+    def _files_now(self) -> tuple[str, int, int]:
+        """Return what tells the mount namespace and the root from others."""
+        root = os.stat("/")
+        return os.readlink("self/ns/mnt", dir_fd=self.proc), root.st_dev, root.st_ino
 
     def for_workers(self) -> Home:
         """Return what workers get of this: the same processes, by a descriptor that leads to nothing else.

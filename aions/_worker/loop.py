@@ -16,6 +16,7 @@ import time
 
 from aions._errors import ProtocolError
 from aions._sys import libc
+from aions._sys import proc as procfs
 from aions._sys.calls import Log
 from aions._wire import codec, fdsocket
 from aions._wire.messages import REQUESTS, Failed, Rejected, Reply
@@ -37,10 +38,13 @@ class Server:
     """What a worker holds: its connection to the app, the way home, its handlers and its children.
 
     `parent` is a pidfd of the process that forked it; the forkserver has none. A worker that is `half_made`, since a request of
-    several steps failed between them, ends once it has told so. One that is `sealed` shows nothing of itself to others.
+    several steps failed between them, ends once it has told so. One that is `sealed` shows nothing of itself to others, and has
+    kept open what it could not open then: `clock_offsets`, -1 if there is none.
     """
 
-    def __init__(self, connection: socket.socket, home: Home, handlers: Handlers, parent: int | None = None) -> None:
+    def __init__(
+        self, connection: socket.socket, home: Home, handlers: Handlers, parent: int | None = None, sealed: bool = False
+    ) -> None:
         self.connection = connection
         self.home = home
         self.handlers = handlers
@@ -49,7 +53,8 @@ class Server:
         self.children = Children(self.poller)
         self.threads_from: str | None = None
         self.half_made = False
-        self.sealed = not libc.is_dumpable()
+        self.sealed = sealed
+        self.clock_offsets = -1
         self.poller.register(connection, select.POLLIN)
 
     def seal(self) -> None:
@@ -60,6 +65,7 @@ class Server:
         inherits it; a program that is executed does not.
         """
         if not self.sealed:
+            self.clock_offsets = procfs.open_clock_offsets(self.home.proc)
             libc.set_dumpable(0)
             self.sealed = True
 
@@ -67,6 +73,9 @@ class Server:
         """Be open again, where nothing else can be yet: the id maps of a plain user's process are written while it is."""
         libc.set_dumpable(1)
         self.sealed = False
+        if self.clock_offsets >= 0:
+            os.close(self.clock_offsets)
+            self.clock_offsets = -1
 
     def prepare_fork(self) -> None:
         """Get ready to fork a worker, in whose place there may be anything soon."""

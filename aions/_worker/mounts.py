@@ -11,34 +11,57 @@ from aions._sys import mounts
 from aions._sys.calls import KernelError, call
 from aions._wire import messages
 from aions._wire.messages import Done, Opened
+from aions._worker import late, paths
 from aions._worker.loop import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from aions._worker.loop import Handlers
 
+    Blocking: TypeAlias = (
+        messages.Mount
+        | messages.Unmount
+        | messages.OpenTree
+        | messages.MoveMount
+        | messages.SetMountAttributes
+        | messages.NewMount
+    )
 
-def mount(_server: Server, request: messages.Mount) -> Done:
+
+def _begin(server: Server, request: Blocking, filesystem: str | None = None) -> None:
+    """Refuse what may have to wait for whoever serves a file system, unless it may."""
+    if not request.may_wait and not (paths.is_local(filesystem) and paths.has_only_local_files(server)):
+        raise KernelError(errno.EWOULDBLOCK, type(request).__name__)
+
+
+def mount(server: Server, request: messages.Mount) -> Done:
+    _begin(server, request, request.filesystem)
     mounts.mount(request.source, request.target, request.filesystem, request.flags, request.data)
     return Done()
 
 
-def umount(_server: Server, request: messages.Unmount) -> Done:
+def umount(server: Server, request: messages.Unmount) -> Done:
+    _begin(server, request)
     mounts.umount(request.target, request.flags)
     return Done()
 
 
-def open_tree(_server: Server, request: messages.OpenTree) -> Opened:
-    return Opened(mounts.open_tree(request.path, request.flags))
+def open_tree(server: Server, request: messages.OpenTree) -> Opened:
+    _begin(server, request)
+    return Opened(paths.opened_tree(server, request.path, request.flags))
 
 
-def move_mount(_server: Server, request: messages.MoveMount) -> Done:
+def move_mount(server: Server, request: messages.MoveMount) -> Done:
+    _begin(server, request)
     tree = request.tree[0] if request.tree else mounts.AT_FDCWD
     mounts.move_mount(tree, request.source, mounts.AT_FDCWD, request.target)
     return Done()
 
 
-def set_attributes(_server: Server, request: messages.SetMountAttributes) -> Done:
+def set_attributes(server: Server, request: messages.SetMountAttributes) -> Done:
+    _begin(server, request)
     tree = mounts.AT_FDCWD if request.path else request.given[0]
     user_namespace = request.given[-1] if request.mapped else 0
     to_set = request.to_set | (mounts.MOUNT_ATTR_IDMAP if request.mapped else 0)
@@ -46,29 +69,44 @@ def set_attributes(_server: Server, request: messages.SetMountAttributes) -> Don
     return Done()
 
 
-def new_mount(_server: Server, request: messages.NewMount) -> Opened:
+def new_mount(server: Server, request: messages.NewMount) -> Opened:
+    _begin(server, request, request.filesystem)
     return Opened(mounts.new_mount(request.filesystem, request.options, request.attributes))
 
 
-def pivot_root(_server: Server, request: messages.PivotRoot) -> Done:
-    freeze_imports()
-    if request.put_old is None:
-        with Directory(request.new_root) as new_root:
+def pivot_root(server: Server, request: messages.PivotRoot) -> Done:
+    late.load()
+    with _named(server, "pivot_root", request.new_root, request.given) as new_root:
+        if request.put_old is None:
             make_root(new_root, request.new_root)
-    else:
-        mounts.pivot_root(request.new_root, request.put_old)
+        else:
+            mounts.pivot_root(request.new_root, request.put_old)
     return Done()
 
 
-def change_root(_server: Server, request: messages.ChangeRoot) -> Done:
-    freeze_imports()
-    call(lambda: f'chroot("{request.path}")', os.chroot, request.path, path=request.path)
+def change_root(server: Server, request: messages.ChangeRoot) -> Done:
+    late.load()
+    with Directory(".") as before, _named(server, "chroot", request.path, request.given) as root:
+        os.fchdir(root)
+        try:
+            call(lambda: f'chroot("{request.path}")', os.chroot, ".", path=request.path)
+        finally:
+            os.fchdir(before)
     return Done()
 
 
-def change_directory(_server: Server, request: messages.ChangeDirectory) -> Done:
-    call(lambda: f'chdir("{request.path}")', os.chdir, request.path, path=request.path)
+def change_directory(server: Server, request: messages.ChangeDirectory) -> Done:
+    with _named(server, "chdir", request.path, request.given) as directory:
+        call(lambda: f'chdir("{request.path}")', os.fchdir, directory, path=request.path)
     return Done()
+
+
+def _named(server: Server, name: str, path: str, given: tuple[int, ...]) -> Directory:
+    """Have a directory open that a call is to be about."""
+    if given:
+        return Directory(path, os.dup(given[0]))
+    flags = os.O_PATH | os.O_DIRECTORY
+    return Directory(path, call(lambda: f'{name}("{path}")', paths.opened_at_once, server, path, flags, path=path))
 
 
 def set_host_name(_server: Server, request: messages.SetHostName) -> Done:
@@ -110,9 +148,11 @@ def join_cgroup(_server: Server, request: messages.JoinCgroup) -> Done:
 class Directory:
     """Have a directory open for the length of a `with` block, as a path only."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, opened: int | None = None) -> None:
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        self._descriptor = call(lambda: f'open("{path}", O_PATH|O_DIRECTORY)', os.open, path, flags, path=path)
+        if opened is None:
+            opened = call(lambda: f'open("{path}", O_PATH|O_DIRECTORY)', os.open, path, flags, path=path)
+        self._descriptor = opened
 
     def __enter__(self) -> int:
         return self._descriptor
@@ -135,13 +175,6 @@ def make_root(new_root: int, path: str) -> None:
             raise
     mounts.umount(".", mounts.MNT_DETACH)
     os.chdir("/")
-
-
-def freeze_imports() -> None:
-    """Import all that is needed later, because in another root it would come from there."""
-    from aions._worker.handlers import preload  # which imports this module
-
-    preload()
 
 
 HANDLERS: Handlers = {

@@ -79,7 +79,7 @@ def notes(request: Request, errno: int, call: str = "call(2)") -> str:
         (NewNetwork(True), EPERM, ["CAP_NET_ADMIN", "kernel.apparmor_restrict_unprivileged_userns", "aions doctor"]),
         (SetHostName("x"), EPERM, ["CAP_SYS_ADMIN", "kernel.apparmor_restrict_unprivileged_userns", "aions doctor"]),
         (SetClockOffset(""), ENOENT, ["no time namespaces"]),
-        (GetOwnerUID(1), EPERM, ["seccomp", "aions doctor"]),
+        (GetOwnerUID(1, ()), EPERM, ["seccomp", "aions doctor"]),
         (GID_MAP, EPERM, ["setgroups", "kernel.apparmor_restrict_unprivileged_userns"]),
         (SetPropagation(0), EPERM, ["CAP_SYS_ADMIN", "kernel.apparmor_restrict_unprivileged_userns"]),
         (Fork(False, 0, 0, 0, 0), ENOMEM, ["first process", "pid namespace", "new worker"]),

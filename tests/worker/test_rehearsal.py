@@ -15,8 +15,9 @@ from aions._wire import codec, fdsocket
 from aions._wire.messages import Done, Prepare, Request, Unshare
 from aions._worker import rehearsal
 from aions._worker.forkserver import Forkserver
-from aions._worker.handlers import HANDLERS, preload
+from aions._worker.handlers import HANDLERS
 from aions._worker.home import Home
+from aions._worker.late import load as preload
 from aions._worker.loop import Server
 from tests.worker.apart import apart
 

@@ -1,0 +1,34 @@
+"""What may have to wait for somebody who never answers: done in a fork of the worker, so that no other call waits, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from aions._app.link import Link
+from aions._wire.messages import Reply, Request
+
+R = TypeVar("R", bound=Reply)
+
+
+async def call(worker: Link, request: Callable[[bool], Request], expected: type[R]) -> R:
+    """Have the worker do what it can do at once; else have a fork of it do that, which ends when the call is cancelled.
+
+    Args:
+        worker: who is asked.
+        request: makes the request, for somebody who may wait or who may not.
+        expected: the reply.
+
+    Where a fork would be the first process of a pid namespace, and so end that, the worker does it.
+    """
+    try:
+        return await worker.call(request(False), expected)
+    except BlockingIOError:
+        if worker.next_child_is_first:
+            return await worker.call(request(True), expected)
+    fork = await worker.fork()
+    fork.name = f"a fork of {worker.name}"
+    try:
+        return await fork.call(request(True), expected)
+    finally:
+        await fork.aclose()

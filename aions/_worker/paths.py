@@ -1,0 +1,160 @@
+"""Paths that the app names, looked up where the worker is.
+
+Rule 1. Where the worker sees other files than the app, their owner may be hostile. There no magic link is followed (those of
+        /proc/PID: fd, root, cwd, exe, ns, …), which could lead to what the worker holds, and a working directory outside of
+        the root is refused.
+Rule 2. What may wait for somebody else (a FIFO, a lease, a file server) is refused with EWOULDBLOCK, unless this process exists
+        for nothing else: the app then has a fork do it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from aions._sys import mounts
+from aions._sys import proc as procfs
+from aions._sys.calls import KernelError
+from aions._sys.mounts import AT_FDCWD, RESOLVE_CACHED, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from aions._worker.loop import Server
+
+_LOCAL = frozenset(
+    (
+        b"bcachefs bdev binfmt_misc bpf btrfs cgroup cgroup2 configfs cramfs debugfs devpts devtmpfs ecryptfs "
+        b"efivarfs erofs exfat ext2 ext3 ext4 f2fs fusectl hfs hfsplus hugetlbfs iso9660 jfs mqueue msdos nilfs2 nsfs "
+        b"ntfs ntfs3 overlay proc pstore ramfs reiserfs resctrl rootfs rpc_pipefs securityfs selinuxfs smackfs "
+        b"squashfs sysfs tmpfs tracefs ubifs udf vfat xfs zonefs zfs"
+    ).split()
+)
+"""The file systems that the kernel serves by itself."""
+
+NO_MAGIC_LINKS = (
+    "Inside, no link of /proc/PID/fd, root, cwd, exe, ns or map_files is followed: it could lead outside. For a namespace of "
+    "the worker's, use Worker.open_namespace."
+)
+
+_CREATE_NEW = os.O_CREAT | os.O_EXCL
+_MEMORY_DEVICES = 1
+_PTMX = os.makedev(5, 2)
+
+
+def opened(server: Server, path: str, flags: int, mode: int = 0) -> int:
+    """Open a file, however long it takes."""
+    if server.home.has_same_files():
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+    return _opened_inside(path, flags, mode)
+
+
+def _opened_inside(path: str, flags: int, mode: int, resolve: int = 0) -> int:
+    if not path.startswith("/"):
+        os.getcwd()  # ENOENT where that is outside of the root
+        return mounts.openat2(AT_FDCWD, path, flags, mode, RESOLVE_NO_MAGICLINKS | resolve)
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return mounts.openat2(root, path, flags, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
+    finally:
+        os.close(root)
+
+
+def opened_tree(server: Server, path: str, flags: int) -> int:
+    """Open a mount, or with OPEN_TREE_CLONE a copy of it. open_tree(2)"""
+    if server.home.has_same_files():
+        return mounts.open_tree(path, flags)
+    try:
+        source = _opened_inside(path, os.O_PATH, 0)
+    except OSError as error:
+        raise KernelError(error.errno or 0, f'open_tree(AT_FDCWD, "{path}", {flags:#x})', path) from None
+    try:
+        return mounts.open_tree("", flags, source, shown=path)
+    finally:
+        os.close(source)
+
+
+def opened_at_once(server: Server, path: str, flags: int, mode: int = 0) -> int:
+    """Open a file, unless that may have to wait for somebody: EWOULDBLOCK.
+
+    What is found is first opened as a path only, so that it cannot become something else. KERNEL: opening that again by
+    /proc/self/fd asks for the same permissions as opening it by its path.
+    """
+    resolve = 0 if has_only_local_files(server) else RESOLVE_CACHED
+    if flags & _CREATE_NEW == _CREATE_NEW and not resolve:
+        return opened(server, path, flags, mode)
+    try:
+        found = _found(server, path, os.O_PATH | flags & (os.O_NOFOLLOW | os.O_DIRECTORY), resolve)
+    except OSError as error:
+        if error.errno != errno.ENOENT or not flags & os.O_CREAT or resolve:
+            raise
+        return _created(server, path, flags, mode)
+    try:
+        if flags & os.O_PATH:
+            return os.dup(found)
+        if (resolve and _file_system(server, found) not in _LOCAL) or not _is_prompt(os.fstat(found), flags):
+            raise _would_block()
+        return _opened_again(server, found, flags, mode)
+    finally:
+        os.close(found)
+
+
+def _found(server: Server, path: str, flags: int, resolve: int) -> int:
+    if server.home.has_same_files():
+        return mounts.openat2(AT_FDCWD, path, flags, 0, resolve) if resolve else os.open(path, flags | os.O_CLOEXEC)
+    return _opened_inside(path, flags, 0, resolve)
+
+
+def _created(server: Server, path: str, flags: int, mode: int) -> int:
+    """Create a file that was not there. Whatever is there by now, or a symbolic link that leads nowhere, may be a FIFO."""
+    try:
+        return opened(server, path, flags | os.O_EXCL, mode)
+    except OSError as error:
+        if error.errno == errno.EEXIST:
+            raise _would_block() from None
+        raise
+
+
+def _is_prompt(status: os.stat_result, flags: int) -> bool:
+    """Whether opening a file does not wait for anybody, as far as its type tells."""
+    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or flags & os.O_NONBLOCK:
+        return True
+    return stat.S_ISCHR(status.st_mode) and (os.major(status.st_rdev) == _MEMORY_DEVICES or status.st_rdev == _PTMX)
+
+
+def _opened_again(server: Server, found: int, flags: int, mode: int) -> int:
+    """Open what was found. KERNEL: without waiting, EWOULDBLOCK also says that somebody has a lease, fcntl(2)."""
+    wanted = flags & ~(_CREATE_NEW | os.O_NOFOLLOW) | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(f"self/fd/{found}", wanted, mode, dir_fd=server.home.proc)
+    if not flags & os.O_NONBLOCK:
+        os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def has_only_local_files(server: Server) -> bool:
+    """Whether no file system that this process sees is served by somebody else, who may not answer (FUSE, NFS)."""
+    return _LOCAL.issuperset(_file_systems(server).values())
+
+
+def is_local(file_system: str | None) -> bool:
+    """Whether the kernel serves a file system by itself; for None there is none to serve."""
+    return file_system is None or os.fsencode(file_system) in _LOCAL
+
+
+def _file_systems(server: Server) -> dict[bytes, bytes]:
+    """Return the type of each mount, by its id. proc_pid_mountinfo(5)"""
+    found = {}
+    for line in procfs.read_bytes(server.home.proc, "self/mountinfo").splitlines():
+        before, _, after = line.partition(b" - ")
+        found[before.split(b" ", 1)[0]] = after.split(b" ", 1)[0]
+    return found
+
+
+def _file_system(server: Server, descriptor: int) -> bytes:
+    info = procfs.read_bytes(server.home.proc, f"self/fdinfo/{descriptor}")
+    number = next(line for line in info.splitlines() if line.startswith(b"mnt_id:")).split()[1]
+    return _file_systems(server).get(number, b"unknown")
+
+
+def _would_block() -> OSError:
+    return OSError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
