@@ -69,6 +69,15 @@ def write_to(descriptor: int, path: str, text: str) -> None:
     )
 
 
+def may_write_maps(proc: int) -> bool:
+    """Whether this process may open its own id maps for writing, as all but those of a plain user that are not dumpable may."""
+    try:
+        os.close(os.open("self/uid_map", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc))
+    except OSError:
+        return False
+    return True
+
+
 def open_clock_offsets(proc: int) -> int:
     """Open this process's timens_offsets, to write them later; return -1 where that cannot be."""
     try:
