@@ -22,6 +22,7 @@ _COUNTS = {
     "interrupts": (1, 34),  # 100 with all loops
     "cancellations": (2000, 10_000),
     "cancelled openings": (70, 1000),
+    "bursts": (20, 1000),  # of cancelled calls
     "handovers": (20, 1000),
     "short commands": (100, 10_000),
     "orphans": (3, 100),
