@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 
 import anyio
@@ -29,9 +29,9 @@ async def close_socket(worker: Worker, kind: int) -> None:
     (await worker.socket(socket.AF_UNIX, kind)).close()
 
 
-def calls(worker: Worker, rng: random.Random) -> list[Callable[[], Awaitable[object]]]:
+def calls(worker: Worker, rng: random.Random) -> list[Callable[[], Coroutine[object, object, object]]]:
     """Return as many calls as a burst has, in an order of its own."""
-    found: list[Callable[[], Awaitable[object]]] = [
+    found: list[Callable[[], Coroutine[object, object, object]]] = [
         *[partial(worker.run_process, ["true"])] * 8,
         *[partial(worker.run_process, ["sleep", "100"], input=b"x")] * 8,
         *[partial(fork, worker)] * 4,

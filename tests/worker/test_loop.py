@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import fcntl
 import itertools
@@ -12,7 +13,7 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -384,7 +385,7 @@ def refuse_first(count: int) -> Handlers:
     """Have the kernel refuse, so many times, to send replies with descriptors: ETOOMANYREFS, which root does not get."""
     send, refused = fdsocket.send, itertools.count()
 
-    def send_or_not(sock: socket.socket, data: bytes, descriptors: list[int], flags: int = 0) -> None:
+    def send_or_not(sock: _socket.socket, data: bytes, descriptors: Sequence[int] = (), flags: int = 0) -> None:
         if descriptors and next(refused) < count:
             raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
         send(sock, data, descriptors, flags)

@@ -25,6 +25,7 @@ _COUNTS = {
     "bursts": (20, 1000),  # of cancelled calls
     "handovers": (20, 1000),
     "short commands": (100, 10_000),
+    "left processes": (200, 10_000),
     "orphans": (3, 100),
     "commands at once": (10, 100),
     "kill orders": (2, 100),
