@@ -11,7 +11,8 @@ from contextlib import suppress
 
 import anyio
 
-from aions._app.descriptor import Descriptor
+from aions._app.descriptor import Part
+from aions._app.event_loop import check_loop, running_loop
 
 _STATUS = re.compile(rb"-?[0-9]{1,3}")
 
@@ -37,14 +38,20 @@ def _kept_status(pidfd: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if mask & _EXIT else None
 
 
+def _check_open(descriptor: Part) -> None:
+    """Refuse to wait for what was closed, perhaps by another task, while this one waited for its turn."""
+    if descriptor.fileno() < 0:
+        raise anyio.ClosedResourceError
+
+
 class Lifeline:
     """A pipe to a child's parent: the exit status comes out of it; letting go of it kills the child."""
 
     def __init__(self) -> None:
         ours, theirs = os.pipe()
         os.set_blocking(ours, False)
-        self.ours = Descriptor(ours)
-        self.theirs = Descriptor(theirs)
+        self.ours = Part(ours)
+        self.theirs = Part(theirs)
 
     def close(self) -> None:
         self.ours.close()
@@ -57,11 +64,12 @@ class Child:
     `is_orphan` is set once it shows that the process that had started it has ended before it.
     """
 
-    def __init__(self, pid: int, pidfd: int, lifeline: Descriptor) -> None:
+    def __init__(self, pid: int, pidfd: int, lifeline: Part) -> None:
         self.pid = pid
-        self.pidfd = Descriptor(pidfd)
+        self.pidfd = Part(pidfd)
         self._lifeline = lifeline
         self._app = os.getpid()
+        self._loop = running_loop()
         self._waiting = anyio.Lock()
         self._waiting_for_end = anyio.Lock()
         self._status: int | None = None
@@ -89,10 +97,10 @@ class Child:
 
     async def wait(self) -> int | None:
         """Wait for the exit status; None where nobody can tell it: it is an orphan, and the kernel is older than Linux 6.15."""
+        self.check_loop()
         async with self._waiting:
             while not self.has_ended:
-                if self._lifeline.fileno() < 0:
-                    raise anyio.ClosedResourceError
+                _check_open(self._lifeline)
                 await anyio.wait_readable(self._lifeline)
             if self._status is None and not self._asked:
                 self._status = await self._kept()
@@ -101,22 +109,22 @@ class Child:
 
     async def _kept(self) -> int | None:
         """Have the kernel tell the status that did not come. A process that nobody looks after any more is ended first."""
-        if self.pidfd.fileno() < 0:
-            raise anyio.ClosedResourceError
         with suppress(PermissionError):  # another user's by now: it ends when it likes
             self.signal(signal.SIGKILL)
         await self.wait_ended()
         with anyio.move_on_after(_REAPING), suppress(OSError):
-            while (status := _kept_status(self.pidfd.fileno())) is None:  # no descriptor tells
-                await anyio.sleep(0.001)
-                if self.pidfd.fileno() < 0:
-                    raise anyio.ClosedResourceError
-            return status
+            while True:
+                _check_open(self.pidfd)
+                if (status := _kept_status(self.pidfd.fileno())) is not None:
+                    return status
+                await anyio.sleep(0.001)  # no descriptor tells
         return None
 
     async def wait_ended(self) -> None:
         """Wait until the process has ended, whether or not anybody has collected it."""
+        self.check_loop()
         async with self._waiting_for_end:
+            _check_open(self.pidfd)
             await anyio.wait_readable(self.pidfd)
 
     @property
@@ -125,13 +133,16 @@ class Child:
         return os.getpid() == self._app
 
     def signal(self, number: int) -> None:
-        """Send a signal; do nothing if the process has ended."""
+        """Send a signal; do nothing if the process has ended, or this was closed."""
         if not self.is_ours:
             raise RuntimeError(f"process {self.pid} was started by process {self._app}; this is a fork of it")
-        try:
-            signal.pidfd_send_signal(self.pidfd.fileno(), number)
-        except ProcessLookupError:
-            pass
+        if self.pidfd.fileno() >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd.fileno(), number)
+
+    def check_loop(self) -> None:
+        """Refuse to work in another event loop."""
+        check_loop(self._loop, f"process {self.pid}")
 
     def stop_waiting(self) -> None:
         """Make tasks that wait raise `anyio.ClosedResourceError`, before `close`."""

@@ -2,9 +2,14 @@
 
 Rule 1. A reply goes to the call whose id it bears, or nowhere: a call that was cancelled drops its reply and closes its
         descriptors, and the connection carries on.
-Rule 2. No task is kept for reading. Of the calls that wait, one reads for all; when it leaves, another takes over.
-Rule 3. When the other side is gone, every call learns of it.
-Rule 4. Most replies come sooner than the event loop goes to sleep and is woken. So it is kept awake for a moment: the call that
+Rule 2. No task is kept for reading. Of the calls that wait, for a reply or until they may send, one reads for all; when it
+        leaves, another takes over. Replies that nobody waits for are read before the next request is sent.
+Rule 3. At most MAX_UNANSWERED requests are unanswered, those included whose calls were cancelled. What more there are wait for
+        their turn, in their order.
+Rule 4. So neither side ever waits for the other in a circle. A worker that waits for room in the socket gets it, since whoever
+        waits here reads meanwhile; and if nobody waits here, the worker looks after its children until somebody does.
+Rule 5. When the other side is gone, every call learns of it.
+Rule 6. Most replies come sooner than the event loop goes to sleep and is woken. So it is kept awake for a moment: the call that
         reads looks for them between turns of the loop, in which other tasks do what they have to do. For those that take
         long it goes to sleep at once: a busy CPU slows its neighbours down.
 """
@@ -17,7 +22,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -31,8 +36,18 @@ from aions._wire.messages import REPLIES, Failed, Rejected, Reply, Request
 
 R = TypeVar("R", bound=Reply)
 
+MAX_UNANSWERED = 64
+"""Requests under way on one connection: enough that a worker never waits for the next one.
+
+Their usual replies take a quarter of a socket's buffer (768 bytes of 212,992 each), and what they carry, five descriptors for a
+command, a third of what a plain user may have under way (RLIMIT_NOFILE, 1024).
+"""
+
 _AT_ONCE = 100
 """Packets to take before other tasks get their turn: a worker must not be able to hold up the event loop."""
+
+_LONGEST_TURN = 0.01
+"""Seconds after which they get it in any case."""
 
 _MOMENT = 100e-6
 """Seconds to look for a reply before going to sleep, where the worker has another CPU to work on meanwhile."""
@@ -62,11 +77,9 @@ class _Call:
     def __init__(self, moment: float) -> None:
         self.moment = moment
         self.outcome: Reply | Exception | None = None
-        self.woken: anyio.Event | None = None
 
-    def wake(self) -> None:
-        if self.woken is not None:
-            self.woken.set()
+    def is_over(self) -> bool:
+        return self.outcome is not None
 
 
 class Client:
@@ -78,7 +91,11 @@ class Client:
         self._connection = connection
         self._ids = itertools.count(1)
         self._calls: dict[int, _Call] = {}
+        self._unanswered: dict[int, None] = {}
         self._reading = False
+        self._sleeping: dict[_Call, anyio.Event] = {}
+        self._next_reader: _Call | None = None
+        self._next_sender: _Call | None = None
         self._app = os.getpid()
         self._sending = anyio.Lock()
         self._are_too_many = False
@@ -99,11 +116,14 @@ class Client:
 
     async def begin(self, request: Request) -> int:
         """Send a request, whose reply `finish` gets; its descriptors may be closed at once."""
+        if self._unanswered and not self._reading:
+            self._receive_all()
         request_id = next(self._ids)
         data = codec.encode(request_id, request, [] if log.is_wanted() else None)
-        self._calls[request_id] = _Call(0 if request.take_long else self._moment)
+        self._calls[request_id] = call = _Call(0 if request.take_long else self._moment)
         try:
-            await self._send(data, request.descriptors())
+            if self._sending.locked() or not self._sent(request_id, data, request.descriptors()):
+                await self._send_in_turn(call, request_id, data, request.descriptors())
         except BaseException:
             del self._calls[request_id]
             raise
@@ -113,12 +133,9 @@ class Client:
         """Wait for the reply to a request."""
         call = self._calls[request_id]
         try:
-            while call.outcome is None:
-                await self._progress(call)
+            await self._wait_until(call.is_over, call)
         except BaseException:
             self.abandon(request_id)
-            if not self._reading:
-                self._pass_on_the_reading()  # it may have been passed on to this very call
             raise
         del self._calls[request_id]
         return _checked(call.outcome, expected)
@@ -148,16 +165,25 @@ class Client:
         except OSError:
             pass  # closed, or the other side is gone
 
-    async def _send(self, data: bytes, descriptors: list[int]) -> None:
-        if not self._sending.locked() and self._sent(data, descriptors):
-            return
+    async def _send_in_turn(self, call: _Call, request_id: int, data: bytes, descriptors: list[int]) -> None:
+        """Send once those before have, few enough are unanswered and there is room; read meanwhile."""
         with _duplicates(descriptors) as held:
             async with self._sending:
+                self._next_sender = call
                 deadline = time.monotonic() + _PATIENCE
-                while not self._sent(data, held):
-                    await anyio.wait_writable(self._connection)
-                    if self._are_too_many:
-                        await self._make_room(deadline)
+                try:
+                    while not call.is_over() and not self._sent(request_id, data, held):
+                        if self._are_too_many:
+                            await self._make_room(deadline)
+                        elif self._may_send():
+                            await self._wait_for_room(call)
+                        else:
+                            await self._wait_until(lambda: call.is_over() or self._may_send(), call)
+                finally:
+                    self._next_sender = None
+
+    def _may_send(self) -> bool:
+        return len(self._unanswered) < MAX_UNANSWERED
 
     async def _make_room(self, deadline: float) -> None:
         """Wait a moment for descriptors to be taken out; they may be in replies that no call here waits for any more."""
@@ -167,15 +193,32 @@ class Client:
             self._receive_all()
         await anyio.sleep(fdsocket.A_WHILE)
 
-    def _sent(self, data: bytes, descriptors: list[int]) -> bool:
-        """Send unless the socket is full, or too many descriptors are under way."""
+    async def _wait_for_room(self, call: _Call) -> None:
+        """Wait until the socket takes more, or the call is over."""
+
+        async def read() -> None:
+            with suppress(anyio.ClosedResourceError):
+                await self._wait_until(call.is_over, call)
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            with suppress(anyio.ClosedResourceError):
+                await anyio.wait_writable(self._connection)
+            tasks.cancel_scope.cancel()
+
+    def _sent(self, request_id: int, data: bytes, descriptors: list[int]) -> bool:
+        """Send unless too many requests are unanswered, the socket is full, or too many descriptors are under way."""
         if self._connection.fileno() < 0:
             raise anyio.ClosedResourceError
         if self.lost:
             raise Disconnected
         self._are_too_many = False
+        if not self._may_send():
+            return False
         try:
             fdsocket.send(self._connection, data, descriptors, fdsocket.DONTWAIT)
+            self._unanswered[request_id] = None
             return True
         except BlockingIOError:
             return False
@@ -188,37 +231,52 @@ class Client:
                 raise
             return False
 
-    async def _progress(self, call: _Call) -> None:
-        """Wait until something has happened: read for everybody, or let another call do it."""
-        if self._reading:
-            call.woken = anyio.Event()
-            await call.woken.wait()
-            return
+    async def _wait_until(self, is_so: Callable[[], bool], call: _Call) -> None:
+        """Wait until something is so that replies bring about: read for everybody, or let another call do it."""
+        try:
+            while not is_so():
+                if self._reading:
+                    await self._sleep(call)
+                else:
+                    await self._read(is_so, call.moment)
+        finally:
+            if self._sleeping and not self._reading and self._next_reader is None:
+                self._next_reader = next(iter(self._sleeping))
+                self._wake(self._next_reader)
+
+    async def _sleep(self, call: _Call) -> None:
+        """Wait until there is news for a call, or it is the one to read."""
+        self._sleeping[call] = woken = anyio.Event()
+        try:
+            await woken.wait()
+        finally:
+            self._sleeping.pop(call, None)
+            if self._next_reader is call:
+                self._next_reader = None
+
+    def _wake(self, call: _Call) -> None:
+        woken = self._sleeping.pop(call, None)
+        if woken is not None:
+            woken.set()
+
+    async def _read(self, is_so: Callable[[], bool], moment: float) -> None:
+        """Read what comes: for a moment, or else the next."""
         self._reading = True
         try:
-            if not await self._comes_at_once(call):
+            self._receive_all()
+            end = time.perf_counter() + moment
+            while not is_so() and time.perf_counter() < end:
+                await checkpoint()
+                self._receive_all()
+            if not is_so():
                 await anyio.wait_readable(self._connection)
                 self._receive_all()
         finally:
             self._reading = False
-            self._pass_on_the_reading()
-
-    async def _comes_at_once(self, call: _Call) -> bool:
-        """Read for a moment; return whether the call has what it waits for."""
-        self._receive_all()
-        end = time.perf_counter() + call.moment
-        while call.outcome is None and time.perf_counter() < end:
-            await checkpoint()
-            self._receive_all()
-        return call.outcome is not None
-
-    def _pass_on_the_reading(self) -> None:
-        for call in self._calls.values():
-            if call.outcome is None and call.woken is not None:
-                call.wake()
-                return
 
     def _receive_all(self) -> None:
+        """Take what has come. Beyond the replies that are due there is something only if the worker lies, or has ended."""
+        end = time.perf_counter() + _LONGEST_TURN
         for _ in range(_AT_ONCE):
             if self._connection.fileno() < 0:
                 return
@@ -227,6 +285,7 @@ class Client:
             except BlockingIOError:
                 return
             except ProtocolError as error:
+                self._note_answer(0)
                 self._end_all(partial(ProtocolError, str(error)))
                 return
             if packet is None:
@@ -234,8 +293,8 @@ class Client:
                 self._end_all(Disconnected)
                 return
             self._deliver(packet)
-            if len(self._calls) == 1:
-                return  # that was the only reply to come
+            if not self._unanswered or time.perf_counter() > end:
+                return
 
     def _deliver(self, packet: fdsocket.Packet) -> None:
         outcome: Reply | Exception
@@ -246,21 +305,33 @@ class Client:
             request_id, outcome = error.request_id, error
         if packet.log:
             log.write(self.name, packet.log)
+        self._note_answer(request_id)
         call = self._calls.get(request_id)
         if call is not None and call.outcome is None:
             call.outcome = outcome
-            call.wake()
+            self._wake(call)
         else:
             _discard(outcome)
         if request_id == 0:
             kind = codec.DescriptorsLost if isinstance(outcome, codec.DescriptorsLost) else ProtocolError
             self._end_all(partial(kind, f"the worker sent what belongs to no request: {outcome!r:.200}"))
 
+    def _note_answer(self, request_id: int) -> None:
+        """Note that a request was answered, and have the next one sent.
+
+        What the worker could not read it answers by the id 0: the oldest request, since it reads them in their order.
+        """
+        if request_id == 0 and self._unanswered:
+            request_id = next(iter(self._unanswered))
+        self._unanswered.pop(request_id, None)
+        if self._next_sender is not None:
+            self._wake(self._next_sender)
+
     def _end_all(self, error: Callable[[], Exception]) -> None:
         for call in self._calls.values():
             if call.outcome is None:
                 call.outcome = error()
-                call.wake()
+                self._wake(call)
 
 
 @contextmanager

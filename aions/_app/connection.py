@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from aions._app.child import Child, Lifeline
 from aions._app.client import Client, Disconnected, Refused
+from aions._app.event_loop import check_loop, running_loop
 from aions._app.explain import explain, refusal
 from aions._errors import WorkerDied
 from aions._wire.messages import Fork, Reply, Request, Started
@@ -18,12 +19,13 @@ R = TypeVar("R", bound=Reply)
 
 
 class Connection:
-    """Where requests go. It belongs to the process that made it: a fork of the app must not speak on it."""
+    """Where requests go. It belongs to the process and the event loop that made it: no others may speak on it."""
 
     def __init__(self, client: Client, name: str) -> None:
         self.client = client
         self.name = client.name = name
         self._app = os.getpid()
+        self._loop = running_loop()
 
     async def call(self, request: Request, expected: type[R], explain_as: Request | None = None) -> R:
         """Have a request answered. A refusal is explained as one of another request, where that says it better.
@@ -57,11 +59,12 @@ class Connection:
         return os.getpid() == self._app
 
     def check_owner(self) -> None:
-        """Refuse to work in a fork of the app."""
+        """Refuse to work in a fork of the app, or in another event loop."""
         if not self.is_owner:
             raise RuntimeError(
                 f"{self.name} belongs to process {self._app}; this is a fork of it, and needs workers of its own"
             )
+        check_loop(self._loop, self.name)
 
 
 class Birth:

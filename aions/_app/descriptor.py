@@ -14,10 +14,11 @@ class HasFileno(Protocol):
 
 
 class Descriptor:
-    """Owns a file descriptor: closes it once, and complains if nobody asked it to."""
+    """Owns a file descriptor: closes it once, and complains if nobody asked it to, by its name if it has one."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, name: str | None = None) -> None:
         self._number = number
+        self._name = name
 
     def fileno(self) -> int:
         """Return the number; -1 once closed."""
@@ -31,5 +32,13 @@ class Descriptor:
 
     def __del__(self) -> None:
         if self._number >= 0:
-            warnings.warn(f"unclosed descriptor {self._number}", ResourceWarning, source=self, stacklevel=1)
+            name = self._name or f"descriptor {self._number}"
+            warnings.warn(f"unclosed {name}", ResourceWarning, source=self, stacklevel=1)
             self.close()
+
+
+class Part(Descriptor):
+    """A descriptor of a handle that complains by itself."""
+
+    def __del__(self) -> None:
+        self.close()

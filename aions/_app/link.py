@@ -10,6 +10,7 @@ import anyio
 
 from aions._app.child import Child
 from aions._app.client import Client
+from aions._app.commands import Commands
 from aions._app.connection import Birth, Connection
 from aions._app.teardown import torn_down
 from aions._errors import AionsError, WorkerDied
@@ -72,7 +73,10 @@ class Link(Connection):
         self.inside: Link | None = None
         self.stand_in: Link | None = None
         self._unwritten: set[str] = set()
+        self.commands = Commands()
+        self.has_handle = False
         self.closed = False
+        self._ending: anyio.Event | None = None
         forkserver.workers[child.pid] = self
 
     def leaves(self, kinds: Namespace, for_others: bool = False) -> None:
@@ -118,9 +122,10 @@ class Link(Connection):
         return WorkerDied(f"{self.name} has ended{_how(status)}", status)
 
     def check_open(self) -> None:
-        """Refuse to work for a worker that was closed, where it is not the worker itself that is asked."""
+        """Refuse to work for a worker that was closed, or is another event loop's, where it is not the worker that is asked."""
         if self.closed:
             raise anyio.ClosedResourceError
+        self.check_owner()
 
     @property
     def has_died(self) -> bool:
@@ -134,15 +139,23 @@ class Link(Connection):
         return Link(self.forkserver, *await birth.finish(), parent=self)
 
     async def aclose(self, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
-        """End the worker and all that it has started, and wait until it is gone. `meanwhile` is called while it ends."""
+        """End the worker and all that it has started, and wait until it is gone. `meanwhile` is called while it ends.
+
+        Where that is under way already, wait for it.
+        """
         if self.closed:
+            if self._ending is not None:
+                await self._ending.wait()
             return
         if not self.is_owner:
             self.let_go()
             return
+        self.check_owner()
         await self.stand_in_is(None)
         ended = [self] if self.inside is None or self.inside.closed else [self.inside, self]
+        ending = anyio.Event()
         for worker in ended:
+            worker._ending = ending
             worker._forget()
         try:
             with anyio.move_on_after(_PATIENCE, shield=True):
@@ -164,8 +177,10 @@ class Link(Connection):
         finally:
             for worker in ended:
                 worker.client.close()
+                worker.commands.close()
                 worker.child.stop_waiting()
                 worker.child.close()
+            ending.set()
 
     async def _end_descendants(self) -> None:
         """End what the worker has started, while that can be found through it.
@@ -188,4 +203,5 @@ class Link(Connection):
                 other.let_go()
         self._forget()
         self.client.close_from_outside()
+        self.commands.close()
         self.child.close()

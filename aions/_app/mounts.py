@@ -72,14 +72,16 @@ async def open_tree(worker: Link, path: StrOrBytesPath, clone: bool, recursive: 
     """Call open_tree(2). KERNEL: only a clone has a choice whether it is recursive."""
     flags = (_OPEN_TREE_CLONE | _AT_RECURSIVE * recursive) if clone else 0
     name = text(path)
-    return MountTree((await apart.call(worker, lambda may_wait: OpenTree(name, flags, may_wait), Opened)).descriptor)
+    found = await apart.call(worker, lambda may_wait: OpenTree(name, flags, may_wait), Opened)
+    return MountTree(found.descriptor, f"mount tree of {name!r}")
 
 
 async def fsmount(worker: Link, filesystem: str, options: Mapping[str, str | None], attributes: MountAttribute) -> MountTree:
     """Call fsopen(2), fsconfig(2) and fsmount(2)."""
     written = tuple(_option(text(name), value) for name, value in options.items())
     arguments = text(filesystem), written, attributes.value
-    return MountTree((await apart.call(worker, lambda may_wait: NewMount(*arguments, may_wait), Opened)).descriptor)
+    found = await apart.call(worker, lambda may_wait: NewMount(*arguments, may_wait), Opened)
+    return MountTree(found.descriptor, f"mount tree of a new {arguments[0]!r}")
 
 
 async def move_mount(worker: Link, source: StrOrBytesPath | int | HasFileno, target: StrOrBytesPath) -> None:

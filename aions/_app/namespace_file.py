@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import warnings
 
 from anyio import ClosedResourceError
 from anyio.abc import AsyncResource
 from anyio.lowlevel import checkpoint
 
-from aions._app.descriptor import Descriptor
+from aions._app.descriptor import Part
 from aions._types import Namespace, NamespaceID
 
 _NS_GET_NSTYPE = 0xB703
@@ -26,13 +27,19 @@ class NamespaceFile(AsyncResource):
     """
 
     def __init__(self, descriptor: int, name: str | None = None) -> None:
+        self._descriptor = Part(-1)
         try:
             self._type = namespace_type(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor = Descriptor(descriptor)
+        self._descriptor = Part(descriptor)
         self._name = name
+
+    def __del__(self) -> None:
+        if self.fileno() >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+            self.close()
 
     def __repr__(self) -> str:
         return f"<aions.NamespaceFile {self.id if self.fileno() >= 0 else f'{self.type.kernel_name} closed'}>"
@@ -54,6 +61,7 @@ class NamespaceFile(AsyncResource):
     @property
     def id(self) -> NamespaceID:
         """What tells the namespace from all others."""
+        self.check_open()
         status = os.fstat(self.fileno())
         try:
             number = int.from_bytes(fcntl.ioctl(self.fileno(), _NS_GET_ID, bytes(8)), "little")

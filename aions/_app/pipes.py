@@ -7,13 +7,15 @@ import os
 import anyio
 from anyio.abc import ByteReceiveStream, ByteSendStream
 
-from aions._app.descriptor import Descriptor
+from aions._app.descriptor import Part
+from aions._app.event_loop import check_loop, running_loop
 
 
 class _PipeEnd:
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
-        self._pipe = Descriptor(descriptor)
+        self._pipe = Part(descriptor)
+        self._loop = running_loop()
         self._busy = anyio.ResourceGuard("using")
 
     def fileno(self) -> int:
@@ -27,8 +29,13 @@ class _PipeEnd:
     def close(self) -> None:
         """Close at once; a task that waits raises `anyio.ClosedResourceError`."""
         if self._pipe.fileno() >= 0:
+            check_loop(self._loop, "the pipe of a command")
             anyio.notify_closing(self._pipe)
             self._pipe.close()
+
+    def let_go(self) -> None:
+        """Close in a fork of the app, which leaves the app's end alone."""
+        self._pipe.close()
 
     def _check_open(self) -> None:
         if self._pipe.fileno() < 0:
@@ -41,6 +48,7 @@ class PipeReceiveStream(_PipeEnd, ByteReceiveStream):
     async def receive(self, max_bytes: int = 65536) -> bytes:
         if max_bytes < 1:
             raise ValueError("max_bytes must be a positive integer")
+        check_loop(self._loop, "the pipe of a command")
         with self._busy:
             while True:
                 self._check_open()
@@ -60,6 +68,7 @@ class PipeSendStream(_PipeEnd, ByteSendStream):
 
     async def send(self, item: bytes) -> None:
         view = memoryview(item)
+        check_loop(self._loop, "the pipe of a command")
         with self._busy:
             self._check_open()
             while view:

@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import signal
+import warnings
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from os import PathLike
@@ -13,6 +14,7 @@ from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProce
 from typing import IO, Any
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from aions._app.capabilities import Capabilities, mask
 from aions._app.child import Child, Lifeline
@@ -38,23 +40,41 @@ _REAPING = 0.1
 class Process(anyio.abc.Process):
     """A command that runs where its worker is. Comes from `open_process`; used as `anyio.abc.Process` is.
 
-    Leaving its `async with` block waits for it; being cancelled there kills it.
+    Leaving its `async with` block waits for it; being cancelled there kills it. It belongs to the event loop that it was opened
+    in. If nobody keeps it, the command goes on until its worker is closed, and a `ResourceWarning` names the command.
     """
 
     def __init__(
         self,
         worker: Link,
+        command: object,
         child: Child,
         stdin: PipeSendStream | None,
         stdout: PipeReceiveStream | None,
         stderr: PipeReceiveStream | None,
     ) -> None:
         self._worker = worker
+        self._command = command
         self._child = child
         self._stdin = stdin
         self._stdout = stdout
         self._stderr = stderr
         self._returncode: int | None = None
+        self._closed = False
+        worker.commands.add(child, stdin, stdout, stderr)
+
+    def __repr__(self) -> str:
+        return f"<aions.Process {self._command!r} pid={self.pid}>"
+
+    def __del__(self) -> None:
+        if self._closed:
+            return
+        if self._child.is_ours and not self._child.has_ended and self._worker.commands.leave(self._child):
+            text = f"unclosed process {self._command!r} (pid {self.pid})"
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=1)
+        else:
+            self._worker.commands.remove(self._child)
+            self._child.close()  # the pipes may have other users, and close themselves
 
     async def wait(self) -> int:
         """Wait until the command ends, and return its exit status (negative: the signal that ended it).
@@ -64,7 +84,12 @@ class Process(anyio.abc.Process):
                 already, or the worker was closed: nobody can tell its status then.)
         """
         if self._returncode is None:
-            status = await self._child.wait()
+            try:
+                status = await self._child.wait()
+            except anyio.ClosedResourceError:
+                if self._returncode is None:
+                    raise
+                return self._returncode
             is_killed = self._child.is_orphan and status == -signal.SIGKILL and not self._worker.closed
             if status is None or is_killed:
                 raise WorkerDied(f"the worker that ran process {self.pid} has ended")
@@ -72,19 +97,34 @@ class Process(anyio.abc.Process):
         return self._returncode
 
     async def aclose(self) -> None:
-        """Close the pipes and wait for the command; when cancelled, kill it. In a fork of the app, only close."""
-        for pipe in (self._stdin, self._stdout, self._stderr):
-            if pipe is not None:
-                pipe.close()
+        """Close the pipes and wait for the command; when cancelled, kill it. In a fork of the app, only close.
+
+        Closing again does nothing. Several tasks may close it at once; if one of them is cancelled, the command is killed.
+        """
+        pipes = [pipe for pipe in (self._stdin, self._stdout, self._stderr) if pipe is not None]
+        if not self._child.is_ours:
+            self._closed = True
+            for pipe in pipes:
+                pipe.let_go()
+            self._child.close()
+            return
+        if self._closed:
+            await checkpoint()
+            return
+        self._child.check_loop()
+        for pipe in pipes:
+            pipe.close()
         try:
-            if self._child.is_ours:
-                await self.wait()
+            await self.wait()
+        except anyio.ClosedResourceError:  # another task has closed it
+            pass
         except BaseException:
             await self._end()
             raise
         finally:
-            if self._child.is_ours:
-                self._child.stop_waiting()
+            self._closed = True
+            self._worker.commands.remove(self._child)
+            self._child.stop_waiting()
             self._child.close()
 
     async def _end(self) -> None:
@@ -92,9 +132,9 @@ class Process(anyio.abc.Process):
             self.kill()
         except PermissionError:  # another user's by now, by a setuid program: it is left to itself
             return
-        with anyio.move_on_after(_PATIENCE, shield=True):
+        with anyio.move_on_after(_PATIENCE, shield=True), suppress(anyio.ClosedResourceError):
             await self._child.wait_ended()
-        with anyio.move_on_after(_REAPING, shield=True), suppress(WorkerDied):
+        with anyio.move_on_after(_REAPING, shield=True), suppress(WorkerDied, anyio.ClosedResourceError):
             await self.wait()
         if self.returncode is None:
             self._returncode = -signal.SIGKILL
@@ -109,8 +149,7 @@ class Process(anyio.abc.Process):
 
     def send_signal(self, signal: int) -> None:
         """Send a signal. By pidfd, so never to another process; does nothing once the command has ended."""
-        if self._child.pidfd.fileno() >= 0:
-            self._child.signal(signal)
+        self._child.signal(signal)
 
     @property
     def pid(self) -> int:
@@ -207,7 +246,8 @@ async def open_process(
             Started,
         )
         ours.pop_all()
-    return Process(worker, Child(started.pid, started.pidfd, lifeline.ours), stdin_pipe, stdout_pipe, stderr_pipe)
+    shown = command if shell else list(arguments)
+    return Process(worker, shown, Child(started.pid, started.pidfd, lifeline.ours), stdin_pipe, stdout_pipe, stderr_pipe)
 
 
 def _environment(variables: Mapping[str, str] | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from os import PathLike
@@ -34,8 +35,9 @@ Args = TypeVarTuple("Args")
 class Worker(Mounting, Networking):
     """A process with one thread, that makes namespace calls for the app and runs things where it is.
 
-    Workers come from `open_worker` and from `Worker.fork`. One belongs to the event loop that it was opened in. It serves
-    requests one by one, in the order in which they were made; for work side by side, fork it.
+    Workers come from `open_worker` and from `Worker.fork`. One belongs to the event loop that it was opened in: in another it
+    raises `RuntimeError`. It serves requests one by one, in the order in which they were made; for work side by side, fork
+    it.
 
     Every method may raise `WorkerDied`, and `anyio.ClosedResourceError` once the worker is closed.
 
@@ -45,6 +47,12 @@ class Worker(Mounting, Networking):
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._is_first = not link.has_handle
+        link.has_handle = True
+
+    def __del__(self) -> None:
+        if self._is_first and not self._link.closed and self._link.is_owner:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
 
     def __repr__(self) -> str:
         return f"<aions.Worker pid={self.pid}{' closed' if self._link.closed else ''}>"

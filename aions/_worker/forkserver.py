@@ -45,9 +45,12 @@ class Forkserver(Server):
         self._killed: dict[int, float] = {}
         self.poller.register(app, select.POLLIN)
 
-    def attend(self, descriptor: int) -> None:
+    def look_after(self, descriptor: int) -> None:
         if descriptor == self._app:
             self.end()
+        super().look_after(descriptor)
+
+    def attend(self, descriptor: int) -> None:
         super().attend(descriptor)
         if self.has_forked_in_advance:
             from aions._worker import rehearsal  # see late

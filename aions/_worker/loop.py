@@ -1,8 +1,10 @@
 """The loop of a worker: take a request, do it, answer it.
 
 Rule 1. Every request gets exactly one reply, whatever happens while it is served.
-Rule 2. One request at a time; nothing else runs in this process. Children are reaped between two requests.
-Rule 3. The app going away ends the worker: by EOF here, by the death of the parent (PR_SET_PDEATHSIG) wherever it is stuck.
+Rule 2. One request at a time; nothing else runs in this process. Children are reaped between two requests, and while a reply
+        waits for room in the socket: the app bounds what it asks for, but need not read before it asks again.
+Rule 3. The app going away ends the worker: by EOF here, also while a reply waits for room; by the death of the parent
+        (PR_SET_PDEATHSIG) wherever it is stuck.
 Rule 4. A child leaves by `os._exit` or by a signal, never through the code of its parent.
 """
 
@@ -105,7 +107,12 @@ class Server:
         """Do what a descriptor that became ready asks for."""
         if descriptor == self.connection.fileno():
             self.answer_one()
-        elif descriptor == self.children.sigchld:
+        else:
+            self.look_after(descriptor)
+
+    def look_after(self, descriptor: int) -> None:
+        """Do what a descriptor other than the connection asks for."""
+        if descriptor == self.children.sigchld:
             os.read(descriptor, 4096)
             self.reap()
         else:
@@ -168,16 +175,33 @@ class Server:
         self.end()
 
     def _send_patiently(self, data: bytes, descriptors: list[int]) -> None:
-        """Send; where too many descriptors are under way, try for a while: others take them out."""
+        """Send once there is room; where too many descriptors are under way, try for a while: others take them out."""
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
-                fdsocket.send(self.connection, data, descriptors)
+                fdsocket.send(self.connection, data, descriptors, fdsocket.DONTWAIT)
                 return
+            except BlockingIOError:
+                self._look_after_the_rest(select.POLLOUT)
             except OSError as error:
                 if error.errno != errno.ETOOMANYREFS or time.monotonic() > deadline:
                     raise
-            time.sleep(fdsocket.A_WHILE)
+                self._look_after_the_rest(0, fdsocket.A_WHILE)
+
+    def _look_after_the_rest(self, event: int, seconds: float | None = None) -> None:
+        """Wait until the connection has room, or the app is gone, or some time is over; attend to what else is ready first."""
+        self.poller.modify(self.connection, event)
+        try:
+            ready = self.poller.poll(None if seconds is None else seconds * 1000)
+        finally:
+            self.poller.modify(self.connection, select.POLLIN)
+        if not ready:
+            return
+        descriptor, events = ready[-1]
+        if descriptor != self.connection.fileno():
+            self.look_after(descriptor)
+        elif events & select.POLLHUP:
+            self.end()
 
 
 def _keep_log(wanted: bool, afresh: bool = False) -> None:

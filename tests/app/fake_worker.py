@@ -77,9 +77,10 @@ class Calls:
         with anyio.fail_after(2):
             await self._ended[number].wait()
 
-    async def cancel(self, number: int) -> None:
-        """Cancel a call, and let whatever follows from that happen."""
-        self._scopes[number].cancel()
+    async def cancel(self, *numbers: int) -> None:
+        """Cancel calls, and let whatever follows from that happen."""
+        for number in numbers:
+            self._scopes[number].cancel()
         await anyio.wait_all_tasks_blocked()
 
 

@@ -1,4 +1,4 @@
-"""A worker that does not read: calls wait for room in the socket, in their order, and nothing else waits for them."""
+"""A worker that does not read or answer: calls wait until they may be sent, in their order, and read meanwhile."""
 
 from __future__ import annotations
 
@@ -12,13 +12,27 @@ import anyio
 import pytest
 
 from aions._app import client as client_module
-from aions._app.client import Disconnected
-from aions._wire import fdsocket
-from aions._wire.messages import Fork, GetNamespaceID, Identified, SetNamespace, Unshare
-from tests.app.fake_worker import Calls, FakeWorker, Wire, ask
+from aions._app.client import MAX_UNANSWERED, Disconnected
+from aions._wire import codec, fdsocket
+from aions._wire.messages import (
+    Done,
+    Fork,
+    GetNamespaceID,
+    Identified,
+    Opened,
+    Rejected,
+    Request,
+    SetClockOffset,
+    SetNamespace,
+    Unshare,
+)
+from tests.app.fake_worker import Calls, FakeWorker, Wire, answer, ask, open_file, taken
 from tests.wire.full_table import room_for
 
 MORE_THAN_FIT = 500
+
+LONG = SetClockOffset("x" * 8000)
+"""A request of which the socket takes fewer than may be unanswered."""
 
 
 def answer_all_there_is(worker: FakeWorker) -> list[int]:
@@ -43,14 +57,14 @@ async def answer_until(worker: FakeWorker, count: int) -> list[int]:
     return ids
 
 
-async def fill(wire: Wire) -> list[int]:
-    """Send requests until no more fit, and return their ids: without a task that would wait."""
+async def fill(wire: Wire, request: Request = LONG) -> list[int]:
+    """Send requests until no more may be, and return their ids: without a task that would wait."""
     client, _worker = wire
     ids = []
     while True:
         with anyio.CancelScope() as scope:
             scope.cancel()
-            ids.append(await client.begin(Unshare(1)))
+            ids.append(await client.begin(request))
         if scope.cancelled_caught:
             return ids
 
@@ -82,7 +96,7 @@ async def test_a_newcomer_does_not_overtake_those_who_wait(wire: Wire) -> None:
 
 async def test_the_tests_fill_the_socket(wire: Wire) -> None:
     ids = await fill(wire)
-    assert 10 < len(ids) < MORE_THAN_FIT
+    assert 10 < len(ids) < MAX_UNANSWERED
     with pytest.raises(BlockingIOError):
         wire[0]._connection.send(b"x", socket.MSG_DONTWAIT)
 
@@ -239,3 +253,99 @@ async def test_too_many_descriptors_under_way_are_an_error_when_nobody_takes_the
             await client.call(GetNamespaceID(None, "net"), Identified)
         assert caught.value.errno == errno.ETOOMANYREFS
     await ask(wire)
+
+
+@pytest.mark.parametrize("request_", [Unshare(1), LONG], ids=["bound", "room"])
+async def test_whatever_a_sender_waits_for_it_waits_in_its_turn(wire: Wire, request_: Request) -> None:
+    client, worker = wire
+    sent = await fill(wire, request_)
+    async with anyio.create_task_group() as tasks:
+        calls = Calls(tasks, client)
+        for number in range(3):
+            calls.start(number)
+            await anyio.wait_all_tasks_blocked()
+        for request_id in sent:
+            assert worker.take_now() == (request_id, request_)
+            worker.answer(request_id, Done())
+        answer(worker, await taken(worker, 3), 2, 1, 0)
+    assert calls.outcomes == {number: number for number in range(3)}
+
+
+async def test_no_more_requests_are_unanswered_than_the_rules_say(wire: Wire) -> None:
+    """Also where all their calls were cancelled."""
+    client, worker = wire
+    async with anyio.create_task_group() as tasks:
+        calls = Calls(tasks, client)
+        calls.start(*range(MAX_UNANSWERED))
+        await anyio.wait_all_tasks_blocked()
+        calls.start(MAX_UNANSWERED)
+        await anyio.wait_all_tasks_blocked()
+        ids = await taken(worker, MAX_UNANSWERED)
+        with pytest.raises(BlockingIOError):
+            worker.take_now()
+        await calls.cancel(*range(MAX_UNANSWERED))
+        with pytest.raises(BlockingIOError):
+            worker.take_now()
+        answer(worker, ids, 17)
+        answer(worker, await taken(worker, 1), MAX_UNANSWERED)
+        await calls.end_of(MAX_UNANSWERED)
+        calls.start(*range(100, 102))
+        await anyio.wait_all_tasks_blocked()
+        await taken(worker, 1)
+        with pytest.raises(BlockingIOError):
+            worker.take_now()
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_a_worker_could_not_read_counts_as_answered(wire: Wire) -> None:
+    """It cannot say which request that was."""
+    client, worker = wire
+    for _ in range(3):
+        sent = await fill(wire, Unshare(1))
+        assert len(sent) >= MAX_UNANSWERED
+        for request_id in sent:
+            client.abandon(request_id)
+            worker.take_now()
+            worker.answer(0, Rejected("it could not be read"))
+
+
+async def test_replies_to_cancelled_calls_are_read_before_the_next_request_is_sent(wire: Wire) -> None:
+    client, worker = wire
+    for _ in range(20):
+        file = open_file()
+        for request_id in await fill(wire, Unshare(1)):
+            worker.take_now()
+            client.abandon(request_id)
+            worker.say(codec.encode(request_id, Opened(file)), [file])  # fails where the socket is full
+        os.close(file)
+
+
+async def answer_at_length(worker: FakeWorker) -> None:
+    """Answer one request after the other, as a worker does, and take none while there is no room for an answer."""
+    while True:
+        await anyio.wait_readable(worker.socket)
+        request_id, request = worker.take_now()
+        reply = Identified(0, request.pid or 0, None) if isinstance(request, GetNamespaceID) else Done()
+        while True:
+            try:
+                worker.say(codec.encode(request_id, reply, ["x" * 60_000]))
+                break
+            except BlockingIOError:
+                await anyio.wait_writable(worker.socket)
+
+
+@pytest.mark.parametrize("request_", [Unshare(1), LONG], ids=["bound", "room"])
+async def test_a_worker_that_waits_for_room_gets_it_from_whoever_waits_here(wire: Wire, request_: Request) -> None:
+    """Few of its replies fit into the socket."""
+    client, worker = wire
+    for request_id in await fill(wire, request_):
+        client.abandon(request_id)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks, anyio.create_task_group() as callers:
+            tasks.start_soon(answer_at_length, worker)
+            calls = Calls(callers, client)
+            calls.start(*range(MORE_THAN_FIT))
+            for number in range(MORE_THAN_FIT):
+                await calls.end_of(number)
+            tasks.cancel_scope.cancel()
+    assert calls.outcomes == {number: number for number in range(MORE_THAN_FIT)}

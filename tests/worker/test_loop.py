@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
+import fcntl
+import itertools
 import os
 import select
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack
+import struct
+import termios
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +35,8 @@ from aions._wire.messages import (
     Reply,
     Request,
     SetClockOffset,
+    SetDomainName,
+    SetHostName,
     SetNamespace,
     SetPropagation,
     Spawn,
@@ -76,6 +84,13 @@ def send_much(_server: Server, _request: Request) -> Rejected:
     return Rejected("x" * (INLINE_LIMIT + 1))
 
 
+LONG_REPLY = Rejected("x" * (INLINE_LIMIT - 100))
+
+
+def send_what_nearly_fills_a_packet(_server: Server, _request: Request) -> Rejected:
+    return LONG_REPLY
+
+
 def fill_the_table(_server: Server, _request: Request) -> Done:
     FULL.enter_context(room_for(0))
     return Done()
@@ -91,6 +106,7 @@ FAKE_HANDLERS: Handlers = {
     "OpenSocket": open_file,
     "GetNamespaceID": count_descriptors,
     "SetClockOffset": send_much,
+    "SetDomainName": send_what_nearly_fills_a_packet,
     "CallFunction": succeed,
     "WriteMap": fill_the_table,
     "Spawn": HANDLERS["Spawn"],
@@ -282,6 +298,133 @@ def test_a_signal_that_python_handles_does_not_end_the_loop(app: App) -> None:
     for _ in range(20):
         os.kill(pid, signal.SIGCHLD)
     assert app.ask(Unshare(1)) == Done()
+
+
+def unread(sock: socket.socket) -> int:
+    """Return the bytes that the kernel counts for what the other side has not received yet."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+
+
+def in_flight(packets: Iterable[bytes]) -> tuple[int, int]:
+    """Return how many packets a socket takes before it is full, and what the kernel counts for them."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    number = 0
+    with one, other, suppress(BlockingIOError):
+        for packet in packets:
+            fdsocket.send(one, packet, flags=fdsocket.DONTWAIT)
+            number += 1
+        return number, unread(one)
+    return number, 0
+
+
+class Unread(App):
+    """An app that asks on and reads nothing, so that the worker waits for room for its replies, after these commands."""
+
+    def __init__(self, *commands: str, handlers: Handlers = FAKE_HANDLERS) -> None:
+        super().__init__(handlers)
+        self.pidfds: list[int] = []
+        self.lifelines: list[int] = []
+        for command in commands:
+            reading, writing = os.pipe()
+            self.pidfds += self.ask(spawn(command, writing)).descriptors()
+            self.lifelines.append(reading)
+            os.close(writing)
+        self.ids = list(range(100, 200))
+        requests = [codec.encode(request_id, SetDomainName("")) for request_id in self.ids]
+        for request in requests:
+            fdsocket.send(self.socket, request)
+        replies = itertools.repeat(codec.encode(100, LONG_REPLY))
+        waiting = requests[in_flight(replies)[0] + 1 :]
+        deadline = time.monotonic() + 5
+        while unread(self.socket) != in_flight(waiting)[1]:
+            assert time.monotonic() < deadline, "the worker does not wait for room"
+
+    def read_all(self) -> list[int]:
+        ids = []
+        for _ in self.ids:
+            assert select.select([self.socket], [], [], 2)[0], "no reply"
+            packet = fdsocket.receive(self.socket)
+            assert packet is not None
+            ids.append(codec.decode(packet, REPLIES)[0])
+        return ids
+
+    def leave(self) -> int:
+        close_all([*self.pidfds, *self.lifelines])
+        return super().leave()
+
+
+def test_a_worker_that_waits_for_room_answers_all_in_the_end() -> None:
+    app = Unread()
+    assert app.read_all() == app.ids
+    assert app.ask(Unshare(1)) == Done()
+    assert app.leave() == 0
+
+
+def test_a_worker_that_waits_for_room_tells_how_its_commands_end() -> None:
+    app = Unread("exec sleep 100")
+    signal.pidfd_send_signal(app.pidfds[0], signal.SIGKILL)
+    assert select.select(app.lifelines, [], [], 2)[0]
+    assert os.read(app.lifelines[0], 100) == b"-9"
+    assert app.read_all() == app.ids
+    assert app.leave() == 0
+
+
+def test_a_worker_that_waits_for_room_kills_commands_that_are_let_go() -> None:
+    app = Unread("exec sleep 100")
+    os.close(app.lifelines.pop())
+    assert select.select(app.pidfds, [], [], 2)[0]
+    assert app.read_all() == app.ids
+    assert app.leave() == 0
+
+
+def test_a_worker_that_waits_for_room_ends_when_the_app_leaves() -> None:
+    assert Unread().leave() == 0
+
+
+def refuse_first(count: int) -> Handlers:
+    """Have the kernel refuse, so many times, to send replies with descriptors: ETOOMANYREFS, which root does not get."""
+    send, refused = fdsocket.send, itertools.count()
+
+    def send_or_not(sock: _socket.socket, data: bytes, descriptors: Sequence[int] = (), flags: int = 0) -> None:
+        if descriptors and next(refused) < count:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+        send(sock, data, descriptors, flags)
+
+    def patch(_server: Server, _request: Request) -> Done:
+        fdsocket.send = send_or_not
+        return Done()
+
+    return {**FAKE_HANDLERS, "SetHostName": patch}
+
+
+def test_a_worker_that_waits_for_others_to_take_out_descriptors_tells_how_its_commands_end() -> None:
+    app = App(refuse_first(500))
+    reading, writing = os.pipe()
+    (pidfd,) = app.ask(spawn("exec sleep 100", writing)).descriptors()
+    os.close(writing)
+    app.ask(SetHostName(""))
+    fdsocket.send(app.socket, codec.encode(1, OpenSocket(0, 0, 0, ())))
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    assert os.read(reading, 100) == b"-9"
+    assert select.select([app.socket], [], [], 0)[0] == []
+    close_all([*app.hear()[1].descriptors(), reading, pidfd])
+    assert app.leave() == 0
+
+
+def test_a_worker_that_waits_for_others_to_take_out_descriptors_ends_when_the_app_leaves() -> None:
+    app = App(refuse_first(2**40))
+    app.ask(SetHostName(""))
+    fdsocket.send(app.socket, codec.encode(1, OpenSocket(0, 0, 0, ())))
+    assert app.leave() == 0
+
+
+def test_a_worker_that_waits_too_long_for_that_says_so() -> None:
+    app = App(refuse_first(2**40))
+    app.ask(SetHostName(""))
+    reply = app.ask(OpenSocket(0, 0, 0, ()))
+    assert isinstance(reply, Failed)
+    assert reply.errno == errno.ETOOMANYREFS
+    assert app.leave() == 0
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,10 @@ _COUNTS = {
     "interrupts": (1, 34),  # 100 with all loops
     "cancellations": (2000, 10_000),
     "cancelled openings": (70, 1000),
+    "bursts": (20, 1000),  # of cancelled calls
     "handovers": (20, 1000),
     "short commands": (100, 10_000),
+    "left processes": (200, 10_000),
     "orphans": (3, 100),
     "commands at once": (10, 100),
     "kill orders": (2, 100),
