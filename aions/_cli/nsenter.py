@@ -40,7 +40,7 @@ def add_options(options: Options) -> None:
 async def run(options: argparse.Namespace) -> Ended:
     """Run a command in namespaces of a process: as root there, where its user namespace is entered, as nsenter(1) does.
 
-    SECURITY: capabilities are kept in a user namespace that is entered only: outside of one they are those of the machine.
+    SECURITY: capabilities are kept in a user namespace that is entered only: elsewhere they are those of the machine.
     """
     with opened(options) as plan:
         if options.no_fork and options.keep_caps:

@@ -46,7 +46,7 @@ def add_options(options: Options) -> None:
 async def run(options: argparse.Namespace) -> Ended:
     """Run a command in new namespaces. Unless the options say whom to map, a new user namespace has no mappings.
 
-    SECURITY: capabilities are kept in a new user namespace only, as by unshare(1): outside of one they are those of the machine.
+    SECURITY: capabilities are kept in a new user namespace only, as by unshare(1): elsewhere they are those of the machine.
     """
     identity = mapping.identity(options)
     namespaces = _namespaces(options) if identity is None else _namespaces(options) | Namespace.USER
