@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
@@ -73,8 +72,8 @@ def held(target: Target) -> Iterator[Held]:
     """Hold a target for the length of a `with` block.
 
     Raises:
-        OSError: ESRCH: the process has ended. ENOENT: no such path or name. EINVAL: what is there is no namespace. EPERM: the network
-            namespace of a socket is not the app's to have (CAP_NET_ADMIN).
+        OSError: ESRCH: the process has ended. ENOENT: no such path or name. EINVAL: what is there is no namespace. EPERM: the
+            network namespace of a socket is not the app's to have (CAP_NET_ADMIN).
     """
     if isinstance(target, NamespaceFile):
         target.check_open()
@@ -128,14 +127,15 @@ def _pidfd(target: int | HasPid) -> int:
     if _was_collected(target):
         raise _collected(pid)
     pidfd = os.pidfd_open(pid)
-    if _was_collected(target) or (isinstance(target, _CHILDREN) and not _is_child(pidfd)):
+    if _was_collected(target) or (_may_be_told_late(target) and not _is_child(pidfd)):
         os.close(pidfd)
         raise _collected(pid)
     return pidfd
 
 
-_CHILDREN = asyncio.subprocess.Process, Process
-"""What may be collected in a thread of asyncio's, some time before the event loop learns of it."""
+def _may_be_told_late(process: object) -> bool:
+    """Whether a process may be collected in a thread of asyncio's, some time before the event loop learns of it."""
+    return isinstance(process, Process) or type(process).__module__ == "asyncio.subprocess"
 
 
 def _was_collected(process: object) -> bool:

@@ -100,6 +100,12 @@ def _set_close_on_exec(descriptor: int) -> None:
         pass  # it was what the list was read by
 
 
+def open_descriptors(proc: int) -> list[int]:
+    """Return the numbers of all descriptors that this process has open, and of one that was open for this call only."""
+    with Opened(proc, "self/fd", os.O_RDONLY | os.O_DIRECTORY) as directory:
+        return list(map(int, os.listdir(directory)))
+
+
 def pid_of(proc: int, pidfd: int) -> int:
     """Return the pid behind a pidfd, as this /proc counts; -1 once the process is reaped."""
     lines = read(proc, f"self/fdinfo/{pidfd}").splitlines()

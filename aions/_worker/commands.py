@@ -9,9 +9,10 @@ import errno
 import fcntl
 import os
 
+from aions._sys import libc
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, Log, call
-from aions._sys.spawn import posix_spawn
+from aions._sys.spawn import CAN_CLOSE_FROM, posix_spawn
 from aions._wire import codec
 from aions._wire.fdsocket import Packet, close_all
 from aions._wire.messages import Done, Failed, Spawn
@@ -21,7 +22,7 @@ from aions._worker.loop import Server, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import NoReturn
 
     Start = Callable[[str, list[str]], int]
@@ -36,17 +37,25 @@ _REPORTS: dict[str, type[Done | Failed]] = {"Done": Done, "Failed": Failed}
 def spawn(server: Server, request: Spawn) -> int:
     """Start a command and return its pid as this process counts."""
     server.children.expect()
-    procfs.close_on_exec(server.home.proc, 3)  # what a user's function may have left open
     with Placed(request) as places, AppsGroup(server.home, request.process_group, request.session) as group:
-        pid = _started(request, places, None if request.new_session else group)
+        pid = _started(server.home.proc, request, places, None if request.new_session else group)
     server.children.add(pid, request.exit)
     return pid
 
 
-def _started(request: Spawn, places: dict[int, int], group: int | None) -> int:
+def _started(proc: int, request: Spawn, places: dict[int, int], group: int | None) -> int:
     if (request.user, request.group, request.extra_groups) != (None, None, None) or privileges.are_touched(request):
-        return _forked(request, places, group)
-    return _spawned(request, places, group)
+        return _forked(request, places, group, _others(proc, places))
+    closed_from = max(places) + 1 if CAN_CLOSE_FROM and libc.may_close_range() else None
+    closed = [] if closed_from == 3 else _others(proc, places, closed_from)
+    if max([closed_from or 0, *closed]) >= os.sysconf("SC_OPEN_MAX"):
+        return _forked(request, places, group, _others(proc, places))  # posix_spawn(3) does not take such numbers
+    return _spawned(request, places, group, closed, closed_from)
+
+
+def _others(proc: int, places: dict[int, int], end: int | None = None) -> list[int]:
+    """Return what is open here, below a number, and is not to be open in a command."""
+    return [number for number in procfs.open_descriptors(proc) if number not in places and (end is None or number < end)]
 
 
 class Placed:
@@ -74,7 +83,7 @@ class Placed:
         return descriptor
 
 
-def _spawned(request: Spawn, places: dict[int, int], group: int | None) -> int:
+def _spawned(request: Spawn, places: dict[int, int], group: int | None, closed: Iterable[int], closed_from: int | None) -> int:
     """Start a command by posix_spawn(3), which does not copy this process.
 
     What would certainly fail is found out before. KERNEL: what fails has been a process, and as the first one of a pid
@@ -85,7 +94,8 @@ def _spawned(request: Spawn, places: dict[int, int], group: int | None) -> int:
         call(lambda: f'chdir("{directory}")', os.stat, f"{directory}/.", path=directory)
 
     def start(program: str, arguments: list[str]) -> int:
-        return posix_spawn(program, arguments, request.environment, places, request.directory, group, request.new_session)
+        directory, session = request.directory, request.new_session
+        return posix_spawn(program, arguments, request.environment, places, closed, closed_from, directory, group, session)
 
     before = _set_umask(request)
     try:
@@ -102,14 +112,17 @@ def _set_umask(request: Spawn) -> int:
     return call(lambda: f"umask({request.umask:#o})", os.umask, request.umask)
 
 
-def _forked(request: Spawn, places: dict[int, int], group: int | None) -> int:
-    """Start a command by fork(2) and execve(2). If anything in between fails, that comes out of a pipe which exec closes."""
+def _forked(request: Spawn, places: dict[int, int], group: int | None, others: Iterable[int]) -> int:
+    """Start a command by fork(2) and execve(2). If anything in between fails, that comes out of a pipe which exec closes.
+
+    `others` are the descriptors of this process that the command is not to have.
+    """
     reading, writing = os.pipe()
     pid = 0
     try:
         pid = call(lambda: "fork()", os.fork)
         if pid == 0:
-            _become(request, places, group, writing)
+            _become(request, places, group, [*others, reading], writing)
         os.close(writing)
         writing = -1
         report = b"".join(iter(lambda: os.read(reading, 65536), b""))
@@ -135,7 +148,7 @@ def _tell(report: int, what: Done | Failed) -> None:
         Log.lines = []
 
 
-def _become(request: Spawn, places: dict[int, int], group: int | None, report: int) -> NoReturn:
+def _become(request: Spawn, places: dict[int, int], group: int | None, others: Iterable[int], report: int) -> NoReturn:
     """Become the command, in the fork."""
     try:
         if Log.lines is not None:
@@ -143,6 +156,7 @@ def _become(request: Spawn, places: dict[int, int], group: int | None, report: i
         while report in places:
             report = os.dup(report)
         _place(places)
+        _close(number for number in others if number != report)
         _prepare(request, group)
         if Log.lines is not None:
             _tell(report, Done())
@@ -162,6 +176,15 @@ def _place(places: dict[int, int]) -> None:
             os.set_inheritable(number, True)
         else:
             call(lambda: f"dup2({descriptor}, {number})", os.dup2, descriptor, number)  # noqa: B023 - called at once
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    """Close descriptors, of which one is closed already: that by which they were listed."""
+    for descriptor in descriptors:
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass
 
 
 def _prepare(request: Spawn, group: int | None) -> None:

@@ -366,15 +366,17 @@ async def test_a_process_that_is_collected_while_its_pidfd_is_opened(worker: Wor
 
 async def test_a_process_that_the_event_loop_has_not_heard_of_yet(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was collected in a thread, so that the pid is no child's any more."""
-    async with await anyio.open_process(["sleep", "600"], stdout=None, stderr=None) as process:
-        try:
-            async with await open_namespace(process, "uts") as file:
-                assert str(file.id) == name_of("self", Namespace.UTS)
-            with monkeypatch.context() as patch, pytest.raises(ProcessLookupError):
-                patch.setattr(type(process), "pid", parent(worker.pid))
+    process = await anyio.open_process(["sleep", "600"], stdout=None, stderr=None)
+    try:
+        async with await open_namespace(process, "uts") as file:
+            assert str(file.id) == name_of("self", Namespace.UTS)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(process), "pid", parent(worker.pid))
+            with pytest.raises(ProcessLookupError):
                 await open_namespace(process, "uts")
-        finally:
-            process.kill()
+    finally:
+        process.kill()
+        await process.aclose()
 
 
 @on_one_loop
