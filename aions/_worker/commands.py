@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 
 from aions._sys import libc
 from aions._sys import proc as procfs
@@ -38,19 +39,33 @@ def spawn(server: Server, request: Spawn) -> int:
     """Start a command and return its pid as this process counts."""
     server.children.expect()
     with Placed(request) as places, AppsGroup(server.home, request.process_group, request.session) as group:
-        pid = _started(server.home.proc, request, places, None if request.new_session else group)
+        pid = _started(server, request, places, None if request.new_session else group)
     server.children.add(pid, request.exit)
     return pid
 
 
-def _started(proc: int, request: Spawn, places: dict[int, int], group: int | None) -> int:
-    if (request.user, request.group, request.extra_groups) != (None, None, None) or privileges.are_touched(request):
-        return _forked(request, places, group, _others(proc, places))
+def _started(server: Server, request: Spawn, places: dict[int, int], group: int | None) -> int:
+    proc, would_be_lost = server.home.proc, _would_be_lost(server)
+    if would_be_lost or _takes_fork(request):
+        return _forked(request, places, group, _others(proc, places), would_be_lost)
     closed_from = max(places) + 1 if CAN_CLOSE_FROM and libc.may_close_range() else None
     closed = [] if closed_from == 3 else _others(proc, places, closed_from)
     if max([closed_from or 0, *closed]) >= os.sysconf("SC_OPEN_MAX"):
         return _forked(request, places, group, _others(proc, places))  # posix_spawn(3) does not take such numbers
     return _spawned(request, places, group, closed, closed_from)
+
+
+def _takes_fork(request: Spawn) -> bool:
+    return (request.user, request.group, request.extra_groups) != (None, None, None) or privileges.are_touched(request)
+
+
+def _would_be_lost(server: Server) -> bool:
+    """Whether nobody of ours could find a command any more once this worker has been killed.
+
+    KERNEL: inside of a pid namespace that was entered its first process, which somebody else has started, adopts the command.
+    Against that it can get a signal when its parent dies, but not from posix_spawn(3).
+    """
+    return server.has_entered and os.getpid() != 1 and not server.home.is_pid_namespace()
 
 
 def _others(proc: int, places: dict[int, int], end: int | None = None) -> list[int]:
@@ -112,17 +127,20 @@ def _set_umask(request: Spawn) -> int:
     return call(lambda: f"umask({request.umask:#o})", os.umask, request.umask)
 
 
-def _forked(request: Spawn, places: dict[int, int], group: int | None, others: Iterable[int]) -> int:
+def _forked(
+    request: Spawn, places: dict[int, int], group: int | None, others: Iterable[int], ends_with_worker: bool = False
+) -> int:
     """Start a command by fork(2) and execve(2). If anything in between fails, that comes out of a pipe which exec closes.
 
-    `others` are the descriptors of this process that the command is not to have.
+    `others` are the descriptors of this process that the command is not to have. One that `ends_with_worker` gets SIGKILL from
+    the kernel when this process ends.
     """
     reading, writing = os.pipe()
     pid = 0
     try:
         pid = call(lambda: "fork()", os.fork)
         if pid == 0:
-            _become(request, places, group, [*others, reading], writing)
+            _become(request, places, group, [*others, reading], writing, ends_with_worker)
         os.close(writing)
         writing = -1
         report = b"".join(iter(lambda: os.read(reading, 65536), b""))
@@ -148,7 +166,14 @@ def _tell(report: int, what: Done | Failed) -> None:
         Log.lines = []
 
 
-def _become(request: Spawn, places: dict[int, int], group: int | None, others: Iterable[int], report: int) -> NoReturn:
+def _become(
+    request: Spawn,
+    places: dict[int, int],
+    group: int | None,
+    others: Iterable[int],
+    report: int,
+    ends_with_worker: bool,
+) -> NoReturn:
     """Become the command, in the fork."""
     try:
         if Log.lines is not None:
@@ -158,6 +183,8 @@ def _become(request: Spawn, places: dict[int, int], group: int | None, others: I
         _place(places)
         _close(number for number in others if number != report)
         _prepare(request, group)
+        if ends_with_worker:
+            _end_with_parent(report)
         if Log.lines is not None:
             _tell(report, Done())
         environment = dict(variable.split("=", 1) for variable in request.environment)
@@ -167,6 +194,15 @@ def _become(request: Spawn, places: dict[int, int], group: int | None, others: I
     except Exception as error:
         _tell(report, Failed(errno.EINVAL, "", None, f"{error!r:.200}"))
     finally:
+        os._exit(255)
+
+
+def _end_with_parent(report: int) -> None:
+    """Have the kernel end this process with its parent, which is there as long as somebody is to read the report."""
+    libc.die_with_parent()
+    poller = select.poll()
+    poller.register(report, 0)
+    if poller.poll(0):
         os._exit(255)
 
 
