@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 
+from aions._sys import libc
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, Log, call
-from aions._sys.spawn import posix_spawn
+from aions._sys.spawn import CAN_CLOSE_FROM, posix_spawn
 from aions._wire import codec
 from aions._wire.fdsocket import Packet, close_all
 from aions._wire.messages import Done, Failed, Spawn
@@ -21,7 +23,7 @@ from aions._worker.loop import Server, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import NoReturn
 
     Start = Callable[[str, list[str]], int]
@@ -36,17 +38,39 @@ _REPORTS: dict[str, type[Done | Failed]] = {"Done": Done, "Failed": Failed}
 def spawn(server: Server, request: Spawn) -> int:
     """Start a command and return its pid as this process counts."""
     server.children.expect()
-    procfs.close_on_exec(server.home.proc, 3)  # what a user's function may have left open
     with Placed(request) as places, AppsGroup(server.home, request.process_group, request.session) as group:
-        pid = _started(request, places, None if request.new_session else group)
+        pid = _started(server, request, places, None if request.new_session else group)
     server.children.add(pid, request.exit)
     return pid
 
 
-def _started(request: Spawn, places: dict[int, int], group: int | None) -> int:
-    if (request.user, request.group, request.extra_groups) != (None, None, None) or privileges.are_touched(request):
-        return _forked(request, places, group)
-    return _spawned(request, places, group)
+def _started(server: Server, request: Spawn, places: dict[int, int], group: int | None) -> int:
+    proc, would_be_lost = server.home.proc, _would_be_lost(server)
+    if would_be_lost or _takes_fork(request):
+        return _forked(request, places, group, _others(proc, places), would_be_lost)
+    closed_from = max(places) + 1 if CAN_CLOSE_FROM and libc.may_close_range() else None
+    closed = [] if closed_from == 3 else _others(proc, places, closed_from)
+    if max([closed_from or 0, *closed]) >= os.sysconf("SC_OPEN_MAX"):
+        return _forked(request, places, group, _others(proc, places))  # posix_spawn(3) does not take such numbers
+    return _spawned(request, places, group, closed, closed_from)
+
+
+def _takes_fork(request: Spawn) -> bool:
+    return (request.user, request.group, request.extra_groups) != (None, None, None) or privileges.are_touched(request)
+
+
+def _would_be_lost(server: Server) -> bool:
+    """Whether nobody of ours could find a command any more once this worker has been killed.
+
+    KERNEL: inside of a pid namespace that was entered its first process, which somebody else has started, adopts the command.
+    Against that it can get a signal when its parent dies, but not from posix_spawn(3).
+    """
+    return server.has_entered and os.getpid() != 1 and not server.home.is_pid_namespace()
+
+
+def _others(proc: int, places: dict[int, int], end: int | None = None) -> list[int]:
+    """Return what is open here, below a number, and is not to be open in a command."""
+    return [number for number in procfs.open_descriptors(proc) if number not in places and (end is None or number < end)]
 
 
 class Placed:
@@ -74,7 +98,7 @@ class Placed:
         return descriptor
 
 
-def _spawned(request: Spawn, places: dict[int, int], group: int | None) -> int:
+def _spawned(request: Spawn, places: dict[int, int], group: int | None, closed: Iterable[int], closed_from: int | None) -> int:
     """Start a command by posix_spawn(3), which does not copy this process.
 
     What would certainly fail is found out before. KERNEL: what fails has been a process, and as the first one of a pid
@@ -85,7 +109,8 @@ def _spawned(request: Spawn, places: dict[int, int], group: int | None) -> int:
         call(lambda: f'chdir("{directory}")', os.stat, f"{directory}/.", path=directory)
 
     def start(program: str, arguments: list[str]) -> int:
-        return posix_spawn(program, arguments, request.environment, places, request.directory, group, request.new_session)
+        directory, session = request.directory, request.new_session
+        return posix_spawn(program, arguments, request.environment, places, closed, closed_from, directory, group, session)
 
     before = _set_umask(request)
     try:
@@ -102,14 +127,20 @@ def _set_umask(request: Spawn) -> int:
     return call(lambda: f"umask({request.umask:#o})", os.umask, request.umask)
 
 
-def _forked(request: Spawn, places: dict[int, int], group: int | None) -> int:
-    """Start a command by fork(2) and execve(2). If anything in between fails, that comes out of a pipe which exec closes."""
+def _forked(
+    request: Spawn, places: dict[int, int], group: int | None, others: Iterable[int], ends_with_worker: bool = False
+) -> int:
+    """Start a command by fork(2) and execve(2). If anything in between fails, that comes out of a pipe which exec closes.
+
+    `others` are the descriptors of this process that the command is not to have. One that `ends_with_worker` gets SIGKILL from
+    the kernel when this process ends.
+    """
     reading, writing = os.pipe()
     pid = 0
     try:
         pid = call(lambda: "fork()", os.fork)
         if pid == 0:
-            _become(request, places, group, writing)
+            _become(request, places, group, [*others, reading], writing, ends_with_worker)
         os.close(writing)
         writing = -1
         report = b"".join(iter(lambda: os.read(reading, 65536), b""))
@@ -135,7 +166,14 @@ def _tell(report: int, what: Done | Failed) -> None:
         Log.lines = []
 
 
-def _become(request: Spawn, places: dict[int, int], group: int | None, report: int) -> NoReturn:
+def _become(
+    request: Spawn,
+    places: dict[int, int],
+    group: int | None,
+    others: Iterable[int],
+    report: int,
+    ends_with_worker: bool,
+) -> NoReturn:
     """Become the command, in the fork."""
     try:
         if Log.lines is not None:
@@ -143,7 +181,10 @@ def _become(request: Spawn, places: dict[int, int], group: int | None, report: i
         while report in places:
             report = os.dup(report)
         _place(places)
+        _close(number for number in others if number != report)
         _prepare(request, group)
+        if ends_with_worker:
+            _end_with_parent(report)
         if Log.lines is not None:
             _tell(report, Done())
         environment = dict(variable.split("=", 1) for variable in request.environment)
@@ -156,12 +197,30 @@ def _become(request: Spawn, places: dict[int, int], group: int | None, report: i
         os._exit(255)
 
 
+def _end_with_parent(report: int) -> None:
+    """Have the kernel end this process with its parent, which is there as long as somebody is to read the report."""
+    libc.die_with_parent()
+    poller = select.poll()
+    poller.register(report, 0)
+    if poller.poll(0):
+        os._exit(255)
+
+
 def _place(places: dict[int, int]) -> None:
     for number, descriptor in places.items():
         if number == descriptor:
             os.set_inheritable(number, True)
         else:
             call(lambda: f"dup2({descriptor}, {number})", os.dup2, descriptor, number)  # noqa: B023 - called at once
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    """Close descriptors, of which one is closed already: that by which they were listed."""
+    for descriptor in descriptors:
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass
 
 
 def _prepare(request: Spawn, group: int | None) -> None:

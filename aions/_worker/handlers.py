@@ -65,6 +65,7 @@ def become_worker(parent: Server, connection: int, parent_pidfd: int) -> Server:
     home = parent.home.for_workers()
     close_all_but(0, 1, 2, home.proc, connection, parent_pidfd)
     server = Server(socket.socket(fileno=connection), home, HANDLERS, parent_pidfd, parent.sealed)
+    server.has_entered = parent.has_entered
     server.renew()
     return server
 

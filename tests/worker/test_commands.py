@@ -155,7 +155,7 @@ def test_where_there_is_no_room_nothing_is_lost() -> None:
 def test_whatever_goes_wrong_before_a_command_runs_is_told() -> None:
     def worker() -> None:
         with pytest.raises(KernelError, match="Invalid argument") as caught:
-            _forked(request((0, 1, 2), (), (), umask=2**40), {}, None)
+            _forked(request((0, 1, 2), (), (), umask=2**40), {}, None, ())
         assert "OverflowError" in str(caught.value.hint)
 
     in_a_worker(worker)
