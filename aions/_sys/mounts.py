@@ -95,13 +95,13 @@ def pivot_root(new_root: str, put_old: str, shown: str | None = None) -> None:
     )
 
 
-def open_tree(path: str, flags: int) -> int:
+def open_tree(path: str, flags: int, directory: int = AT_FDCWD) -> int:
     """Call open_tree(2), Linux 5.2: a descriptor of a mount, or with OPEN_TREE_CLONE of a detached copy."""
     tree: int = call(
-        lambda: f'open_tree(AT_FDCWD, "{path}", {flags | _OPEN_TREE_CLOEXEC:#x})',
+        lambda: f'open_tree({_at(directory)}, "{path}", {flags | _OPEN_TREE_CLOEXEC:#x})',
         _open_tree,
         _OPEN_TREE,
-        AT_FDCWD,
+        directory,
         os.fsencode(path),
         flags | _OPEN_TREE_CLOEXEC,
         path=path,

@@ -367,6 +367,9 @@ class Attach(Request):
     The kinds are file systems, and "bind", "rbind" (which have a source), "dev" (a tmpfs with what is expected in /dev). An
     "overlay" has its lower directories as sources, the topmost first; a "proc" what to bind where a new one is refused, or
     nothing. What is attached at "/" becomes the root when all steps are done; until then sources are taken from the old one.
+
+    A "proc" or "sysfs" that is `kernel_read_only` cannot be written to where it is about the machine, not about a process; with
+    `own_network`, it can where it is about a network.
     """
 
     kind: str
@@ -374,6 +377,8 @@ class Attach(Request):
     sources: tuple[str, ...]
     options: tuple[str, ...]
     attributes: int
+    kernel_read_only: bool = False
+    own_network: bool = False
 
 
 class Prepare(Request):
