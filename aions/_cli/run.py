@@ -22,7 +22,7 @@ from aions import (
     Worker,
     open_worker,
 )
-from aions._cli.command import run as run_command
+from aions._cli import job
 from aions._cli.ending import Ended
 from aions._cli.options import Options, clock_offsets
 
@@ -162,7 +162,7 @@ async def run(options: argparse.Namespace) -> Ended:
         loopback=not options.share_net,
     ) as worker:
         await _start_in(worker, options.wd)
-        return await run_command(worker, options.command)
+        return await job.run(worker, options.command)
 
 
 def _all_mounts(asked_for: Sequence[Mount]) -> list[Mount]:

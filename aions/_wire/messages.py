@@ -127,6 +127,22 @@ class Spawn(Request):
     no_new_privs: bool = False
 
 
+class LeadSession(Request):
+    """Lead a new session, with the slave of a pseudo-terminal (one or none) as its terminal.
+
+    Each command is then in a process group of its own; it starts in the `foreground` of the terminal, or behind the worker.
+    """
+
+    foreground: bool
+    terminal: tuple[Descriptor, ...]
+
+
+class SetForeground(Request):
+    """Put the last command into the foreground of the session's terminal, or else the worker."""
+
+    command: bool
+
+
 class Preload(Request):
     """Import modules, from the app's sys.path. Only the forkserver does this, for all workers that it forks afterwards."""
 

@@ -15,7 +15,7 @@ from aions._sys.spawn import posix_spawn
 from aions._wire import codec
 from aions._wire.fdsocket import Packet, close_all
 from aions._wire.messages import Done, Failed, Spawn
-from aions._worker import privileges, signals
+from aions._worker import privileges, sessions, signals
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server, failure
 
@@ -38,14 +38,25 @@ def spawn(server: Server, request: Spawn) -> int:
     server.children.expect()
     procfs.close_on_exec(server.home.proc, 3)  # what a user's function may have left open
     with Placed(request) as places, AppsGroup(server.home, request.process_group, request.session) as group:
-        pid = _started(request, places, None if request.new_session else group)
+        if server.session is not None:
+            group = 0  # its own
+        pid = _started(request, places, None if request.new_session else group, _terminal(server, request))
     server.children.add(pid, request.exit)
+    if server.session is not None:
+        server.session.command = pid
     return pid
 
 
-def _started(request: Spawn, places: dict[int, int], group: int | None) -> int:
-    if (request.user, request.group, request.extra_groups) != (None, None, None) or privileges.are_touched(request):
-        return _forked(request, places, group)
+def _terminal(server: Server, request: Spawn) -> int:
+    """Return the terminal that a command is to start in the foreground of, or -1."""
+    session = server.session
+    return -1 if session is None or request.new_session or not session.foreground else session.terminal
+
+
+def _started(request: Spawn, places: dict[int, int], group: int | None, terminal: int) -> int:
+    is_other = (request.user, request.group, request.extra_groups) != (None, None, None)
+    if is_other or terminal >= 0 or privileges.are_touched(request):
+        return _forked(request, places, group, terminal)
     return _spawned(request, places, group)
 
 
@@ -102,14 +113,14 @@ def _set_umask(request: Spawn) -> int:
     return call(lambda: f"umask({request.umask:#o})", os.umask, request.umask)
 
 
-def _forked(request: Spawn, places: dict[int, int], group: int | None) -> int:
+def _forked(request: Spawn, places: dict[int, int], group: int | None, terminal: int) -> int:
     """Start a command by fork(2) and execve(2). If anything in between fails, that comes out of a pipe which exec closes."""
     reading, writing = os.pipe()
     pid = 0
     try:
         pid = call(lambda: "fork()", os.fork)
         if pid == 0:
-            _become(request, places, group, writing)
+            _become(request, places, group, terminal, writing)
         os.close(writing)
         writing = -1
         report = b"".join(iter(lambda: os.read(reading, 65536), b""))
@@ -135,11 +146,13 @@ def _tell(report: int, what: Done | Failed) -> None:
         Log.lines = []
 
 
-def _become(request: Spawn, places: dict[int, int], group: int | None, report: int) -> NoReturn:
+def _become(request: Spawn, places: dict[int, int], group: int | None, terminal: int, report: int) -> NoReturn:
     """Become the command, in the fork."""
     try:
         if Log.lines is not None:
             Log.lines = []
+        if terminal >= 0:
+            sessions.come_to_foreground(terminal)
         while report in places:
             report = os.dup(report)
         _place(places)

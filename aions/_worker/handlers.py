@@ -13,7 +13,7 @@ from aions._sys.calls import KernelError, Log, call
 from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._wire import messages
 from aions._wire.messages import Done, Identified, Started
-from aions._worker import building, credentials, files, mounts, names, networks, privileges, sockets
+from aions._worker import building, credentials, files, mounts, names, networks, privileges, sessions, sockets
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server
 from aions._worker.signals import kill_all
@@ -200,6 +200,7 @@ HANDLERS: Handlers = {
     **mounts.HANDLERS,
     **names.HANDLERS,
     **networks.HANDLERS,
+    **sessions.HANDLERS,
     **sockets.HANDLERS,
     "CallFunction": call_function,
     "Fork": fork,

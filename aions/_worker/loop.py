@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import NoReturn, TypeAlias
 
+    from aions._worker.sessions import Session
+
     Handlers: TypeAlias = Mapping[str, Callable[..., Reply]]
 
 _PATIENCE = 1.0
@@ -68,6 +70,7 @@ class Server:
         self.children = Children(self.poller)
         self.threads_from: str | None = None
         self.half_made = False
+        self.session: Session | None = None
         self.poller.register(connection, select.POLLIN)
 
     def end_with_parent(self) -> None:
