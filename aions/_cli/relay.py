@@ -21,6 +21,9 @@ import anyio
 from aions import Worker
 from aions._sys import terminals
 
+_OUTPUT, _LOCAL, _CHARACTERS = 1, 3, 6
+"""Where tcgetattr has some of the flags, and the characters that do something."""
+
 _SECONDS_TO_NOTICE = 0.1
 _CHUNK = 65536
 _SMALL_CHUNK = 256
@@ -49,6 +52,7 @@ class Relay:
         self._taken = anyio.Event()
         self._pause = anyio.CancelScope()
         self._has_modes = False
+        self._typed = b""
         self._left: int | None = None
         try:
             self.slave = terminals.open_slave(master)
@@ -56,6 +60,7 @@ class Relay:
         except BaseException:
             self.close()
             raise
+        self._leave_output_alone()
         self.take_size()
 
     def close(self) -> None:
@@ -69,6 +74,12 @@ class Relay:
             return os.tcgetpgrp(self._reading) == os.getpgrp()
         except OSError:
             return True
+
+    def _leave_output_alone(self) -> None:
+        """Write no carriage returns: the caller's terminal, which is not in raw mode yet, will."""
+        modes = termios.tcgetattr(self.slave)
+        modes[_OUTPUT] &= ~termios.OPOST
+        termios.tcsetattr(self.slave, termios.TCSANOW, modes)
 
     def take_modes(self) -> None:
         """Give the new terminal the modes of the caller's, once. Those that it has while a shell waits are the shell's."""
@@ -84,11 +95,21 @@ class Relay:
             modes = termios.tcgetattr(self._reading)
             if modes != self._raw:  # else whoever stopped us has left it as it was
                 self._before = list(modes)
+                self._typed += self._typed_ahead(modes)
             self._raw = _raw(modes)
             _set_modes(self._reading, self._raw)
         self.take_size()
         self.held = True
         self._taken.set()
+
+    def _typed_ahead(self, modes: list[Any]) -> bytes:
+        """Take the lines that were typed before. KERNEL: in raw mode an end of file among them would come out as a zero byte."""
+        typed = b""
+        if modes[_LOCAL] & termios.ICANON and not self._may_block:
+            with suppress(OSError):  # EAGAIN: that was all
+                while len(typed) < _LAST:
+                    typed += os.read(self._reading, _CHUNK) or modes[_CHARACTERS][termios.VEOF]
+        return typed
 
     def release(self) -> None:
         """Give the caller's terminal back, unless somebody else has it by now."""
@@ -113,6 +134,8 @@ class Relay:
         """Copy what is typed while we hold the caller's terminal; return when that has been hung up."""
         while True:
             await self._taken.wait()
+            typed, self._typed = self._typed, b""
+            await _write(self._master, typed, _CHUNK)
             await anyio.wait_readable(self._reading)
             if not (self.held and self.is_ours()):
                 await anyio.sleep(_SECONDS_TO_NOTICE)
@@ -130,9 +153,10 @@ class Relay:
     async def copy_output(self) -> None:
         """Copy what is written, until `finish` was called and all is copied that was written before that."""
         while self._left is None or self._left > 0:
-            with self._pause:
-                await anyio.wait_readable(self._master)
-            self._pause = anyio.CancelScope()
+            if self._left is None:
+                with self._pause:
+                    await anyio.wait_readable(self._master)
+                self._pause = anyio.CancelScope()
             try:
                 written = os.read(self._master, _CHUNK)
             except BlockingIOError:  # KERNEL: nothing is under way any more either; n_tty_read flushes that first
