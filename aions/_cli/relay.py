@@ -103,7 +103,7 @@ class Relay:
         self._taken.set()
 
     def _typed_ahead(self, modes: list[Any]) -> bytes:
-        """Take the lines that were typed before. KERNEL: in raw mode an end of file among them would come out as a zero byte."""
+        """Take the lines that were typed before. KERNEL: read in raw mode, an end of file among them would be a zero byte."""
         typed = b""
         if modes[_LOCAL] & termios.ICANON and not self._may_block:
             with suppress(OSError):  # EAGAIN: that was all
