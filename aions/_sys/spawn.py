@@ -44,7 +44,7 @@ _actions_init = _function("_file_actions_init", _buffer)
 _actions_destroy = _function("_file_actions_destroy", _buffer)
 _add_dup2 = _function("_file_actions_adddup2", _buffer, ctypes.c_int, ctypes.c_int)
 _add_close = _function("_file_actions_addclose", _buffer, ctypes.c_int)
-_add_chdir = _function("_file_actions_addchdir_np", _buffer, ctypes.c_char_p)
+_add_fchdir = _function("_file_actions_addfchdir_np", _buffer, ctypes.c_int)
 _attributes_init = _function("attr_init", _buffer)
 _attributes_destroy = _function("attr_destroy", _buffer)
 _set_flags = _function("attr_setflags", _buffer, ctypes.c_short)
@@ -66,7 +66,7 @@ def posix_spawn(
     descriptors: Mapping[int, int],
     closed: Iterable[int],
     closed_from: int | None,
-    directory: str | None,
+    directory: int,
     process_group: int | None,
     new_session: bool,
 ) -> int:
@@ -81,7 +81,7 @@ def posix_spawn(
         closed: numbers that it shall not have open, all below the limit on open files. KERNEL: when posix_spawn(3) returns,
             execve(2) may not have closed yet what is to be closed by it.
         closed_from: likewise all from a number on, if `CAN_CLOSE_FROM`; None means none. It takes close_range(2), or a /proc.
-        directory: where it starts; None means here.
+        directory: a descriptor of where it starts; -1 means here.
         process_group: which it joins; None means this one.
         new_session: whether it leads a session of its own.
 
@@ -98,10 +98,10 @@ def posix_spawn(
         _set_defaults(attributes, _ALL_SIGNALS)
         _set_mask(attributes, _NO_SIGNALS)
         _set_group(attributes, process_group or 0)
+        if directory >= 0:
+            _add_fchdir(actions, directory)
         for number, descriptor in descriptors.items():
             _add_dup2(actions, descriptor, number)
-        if directory is not None:
-            _add_chdir(actions, os.fsencode(directory))
         for number in closed:
             _add_close(actions, number)
         if closed_from is not None:

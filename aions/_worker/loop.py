@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import NoReturn, TypeAlias
 
+    from aions._worker.sessions import Session
+
     Handlers: TypeAlias = Mapping[str, Callable[..., Reply]]
 
 _PATIENCE = 1.0
@@ -59,6 +61,7 @@ class Server:
         self.has_entered = False
         self.sealed = sealed
         self.clock_offsets = -1
+        self.session: Session | None = None
         self.poller.register(connection, select.POLLIN)
 
     def seal(self) -> None:
