@@ -113,7 +113,7 @@ def _set_umask(request: Spawn) -> int:
     return call(lambda: f"umask({request.umask:#o})", os.umask, request.umask)
 
 
-def _forked(request: Spawn, places: dict[int, int], group: int | None, terminal: int) -> int:
+def _forked(request: Spawn, places: dict[int, int], group: int | None, terminal: int = -1) -> int:
     """Start a command by fork(2) and execve(2). If anything in between fails, that comes out of a pipe which exec closes."""
     reading, writing = os.pipe()
     pid = 0
