@@ -1,8 +1,8 @@
 """A mark on everything that a test starts, whatever becomes of it: so that what is left can be found.
 
-It is a soft limit that no other process has, that of CPU time under real-time scheduling (RLIMIT_RTTIME), which concerns nothing
-here. KERNEL: fork, exec, setsid and changes of credentials hand limits on, and everybody may read those of every process
-(/proc/PID/limits). An environment would not do: workers have none.
+It is a soft limit that no other process has, that of CPU time under real-time scheduling (RLIMIT_RTTIME), which concerns
+nothing here. An environment would not do: workers have none. KERNEL: fork, exec, setsid and changes of credentials hand limits
+on, and everybody may read those of every process (/proc/PID/limits).
 """
 
 from __future__ import annotations
