@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from anyio import to_thread
+
 from aions._app import credentials, maps, membership, preloading, preparing
 from aions._app.capabilities import Capabilities
 from aions._app.current import being_current
@@ -20,6 +22,10 @@ from aions._wire.messages import Attach, BecomeOwner, SetLoopbackUp, Unshare
 
 Entering = Target | tuple[Target, Namespaces]
 """A target that is one namespace, or a target and which of its namespaces are meant."""
+
+
+_MADE_AT_ONCE = (Identity.root, Identity.current, Identity.whole)
+"""What makes an identity without asking anybody. Whatever else does may wait for a directory service."""
 
 
 @asynccontextmanager
@@ -49,10 +55,10 @@ async def open_worker(
             kinds of namespace, `enter=(pid, Namespace.NETWORK)`; or a list of these, which are entered one after the other.
         unshare: the new namespaces that it is to be in. With PID it is the first process of its pid namespace, and collects
             orphans there.
-        identity: with USER, who the app is inside: an `Identity`, or a function that makes one then. If it maps others than the
-            app's user and group, the worker is root there. Other groups of the app's are dropped if setgroups(2) is allowed.
-            In a user namespace that is entered, outside ids are those that it has; the app's own, mapped alone, mean the
-            worker's own there.
+        identity: with USER, who the app is inside: an `Identity`, or a function that makes one then (in a thread, since it may
+            wait for a directory service). If it maps others than the app's user and group, the worker is root there. Other
+            groups of the app's are dropped if setgroups(2) is allowed. In a user namespace that is entered, outside ids are
+            those that it has; the app's own, mapped alone, mean the worker's own there.
         capabilities: the only ones that may be left, as for `Worker.restrict`, which is called last.
         keep_capabilities: let commands that are not root keep them.
         no_new_privs: let no program give more.
@@ -84,7 +90,7 @@ async def open_worker(
     them. The same happens when the app ends, whatever ends it.
     """
     kinds = _kinds(unshare)
-    who = _identity(kinds, identity)
+    who = await _identity(kinds, identity)
     limits = preparing.limits_and_cgroups(rlimits or {}, cgroup)
     moving = [
         *([BecomeOwner(*who.owner)] if who.owner is not None else []),
@@ -135,9 +141,13 @@ def _kinds(unshare: Namespaces) -> Namespace:
     return combine(unshare) if unshare else Namespace(0)
 
 
-def _identity(kinds: Namespace, identity: IdentityLike) -> Identity:
+async def _identity(kinds: Namespace, identity: IdentityLike) -> Identity:
     if Namespace.USER in kinds:
-        return identity if isinstance(identity, Identity) else identity()
+        if isinstance(identity, Identity):
+            return identity
+        if identity in _MADE_AT_ONCE:
+            return identity()
+        return await to_thread.run_sync(identity, abandon_on_cancel=True)
     if identity != Identity.root:
         raise ValueError("an identity is for a new user namespace: add Namespace.USER to unshare")
     return Identity()
