@@ -550,8 +550,9 @@ class Worker(Mounting, Networking):
 
         Function, arguments and result are pickled. The function runs in the worker itself, so what it does to the process stays
         done (but for the signals that terminals send, SIGPIPE and SIGCHLD, and the mask of signals: these the worker sets
-        again), and other calls wait for it. A process that it starts it should also wait for: between two calls the worker
-        collects whatever has ended, and a later `Popen.wait()` finds nobody (and returns 0).
+        again), and other calls wait for it. The environment is empty there: what the function needs of the app's has to be an
+        argument. A process that it starts it should also wait for: between two calls the worker collects whatever has ended,
+        and a later `Popen.wait()` finds nobody (and returns 0).
 
         Args:
             func: importable from the app's `sys.path` or `__main__`; with cloudpickle installed (`aions[cloudpickle]`), also
