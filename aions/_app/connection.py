@@ -7,6 +7,8 @@ import socket
 from collections.abc import Awaitable
 from typing import TypeVar
 
+import anyio
+
 from aions._app.child import Child, Lifeline
 from aions._app.client import Client, Disconnected, Refused
 from aions._app.explain import explain, refusal
@@ -39,7 +41,7 @@ class Connection:
         """Await an answer; make what comes instead an error for the user."""
         try:
             return await answer
-        except Disconnected:
+        except (Disconnected, anyio.ClosedResourceError):
             raise await self.died() from None
         except Refused as refused:
             failed = refused.failed

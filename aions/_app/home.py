@@ -1,13 +1,14 @@
-"""What one event loop has of aions: its forkserver, its default worker, and one worker in reserve.
+"""What one event loop has of aions: its forkserver, its default worker, one worker in reserve, and those that are open.
 
 All of it goes when the loop does. No task is kept for that: the loop finalises its async generators when it ends, and one of
-them is ours.
+them is ours. It waits for nothing: what it waited for might itself be at its end.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import anyio
 from anyio.lowlevel import RunVar
@@ -29,6 +30,7 @@ class Home:
         self._forkserver: Connection | None = None
         self._reserve: Birth | None = None
         self._keeper: AsyncGenerator[None] | None = None
+        self._links: WeakSet[Link] = WeakSet()
         self.preloading = anyio.Lock()
         self.preloaded: set[str] = set()
         self.choosing_default = anyio.Lock()
@@ -74,7 +76,9 @@ class Home:
         return await self._finished(await Birth.begin(await self.forkserver()))
 
     async def _finished(self, birth: Birth) -> Link:
-        return Link(birth.parent, *await birth.finish())
+        link = Link(birth.parent, *await birth.finish())
+        self._links.add(link)
+        return link
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
         try:
@@ -84,18 +88,19 @@ class Home:
             self._close()
 
     def _close(self) -> None:
-        """Let go of everything. Needs no running loop."""
+        """Let go of everything."""
+        for link in list(self._links):
+            if not link.closed:
+                link.let_go()
+        self.default_worker = None
         self._drop_forkserver()
-        if self.default_worker is not None:
-            self.default_worker._link.let_go()
-            self.default_worker = None
 
     def _drop_forkserver(self) -> None:
         """Let go of the forkserver: it ends, and what descends from it. The handle of a default worker stays."""
         self.drop_reserve()
         self.preloaded.clear()
         if self._forkserver is not None:
-            self._forkserver.client.close_from_outside()
+            self._forkserver.client.close()
             self._forkserver = None
 
     def drop_reserve(self) -> None:

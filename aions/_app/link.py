@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from weakref import WeakSet
 
 import anyio
 
@@ -57,6 +58,9 @@ class Link(Connection):
         self.has_children = False
         self.owns_network = False
         self.inside: Link | None = None
+        self.forks: WeakSet[Link] = WeakSet()
+        if parent is not None:
+            parent.forks.add(self)
         self.closed = False
 
     def leaves(self, kinds: Namespace, for_others: bool = False) -> None:
@@ -144,9 +148,14 @@ class Link(Connection):
                 await self.forkserver.call(Kill(self.child.pidfd.fileno()), Done)
 
     def let_go(self) -> None:
-        """Close our ends, where no event loop runs any more or it is a fork of ours: the worker ends with the last of them."""
+        """Close our ends, and those of its forks, without waiting for anything: the worker ends with the last of them."""
+        for fork in list(self.forks):
+            if not fork.closed:
+                fork.let_go()
         if self.inside is not None and not self.inside.closed:
             self.inside.let_go()
         self.closed = True
-        self.client.close_from_outside()
+        self.client.close()
+        if self.is_owner:
+            self.child.stop_waiting()
         self.child.close()

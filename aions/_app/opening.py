@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from anyio import to_thread
 
@@ -14,6 +14,7 @@ from aions._app.home import current_home
 from aions._app.identity import Identity, IdentityLike
 from aions._app.mount_values import Mount, Propagation
 from aions._app.preparing import Limits
+from aions._app.scope import Scope
 from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
 from aions._app.worker import Worker, launched
@@ -28,8 +29,7 @@ _MADE_AT_ONCE = (Identity.root, Identity.current, Identity.whole)
 """What makes an identity without asking anybody. Whatever else does may wait for a directory service."""
 
 
-@asynccontextmanager
-async def open_worker(
+def open_worker(
     *,
     enter: Entering | list[Entering] | None = None,
     unshare: Namespaces = (),
@@ -47,7 +47,7 @@ async def open_worker(
     cgroup: StrOrBytesPath | Iterable[StrOrBytesPath] = (),
     rlimits: Limits | None = None,
     loopback: bool = False,
-) -> AsyncGenerator[Worker]:
+) -> AbstractAsyncContextManager[Worker, None]:
     """Open a worker for the length of an `async with` block, in which it is the current worker.
 
     Args:
@@ -89,21 +89,22 @@ async def open_worker(
     When the block is left, everything that was started inside is killed, and the namespaces go, unless something outside holds
     them. The same happens when the app ends, whatever ends it.
     """
-    kinds = _kinds(unshare)
-    who = await _identity(kinds, identity)
-    limits = preparing.limits_and_cgroups(rlimits or {}, cgroup)
-    moving = [
-        *([BecomeOwner(*who.owner)] if who.owner is not None else []),
-        *([Unshare(kinds.value)] if kinds else []),
-        *preparing.clocks(kinds, clock_offsets or {}),
-    ]
-    inside = preparing.furnishing(kinds, hostname, propagation, root, mount_proc, mounts)
-    if loopback:
-        inside.append(SetLoopbackUp())
-    if loopback and Namespace.NETWORK not in kinds:
-        raise ValueError("a loopback is set up in a new network namespace: add Namespace.NETWORK to unshare")
-    entering = enter if isinstance(enter, list) else [] if enter is None else [enter]
-    async with AsyncExitStack() as stack:
+
+    async def opened(stack: AsyncExitStack) -> Worker:
+        kinds = _kinds(unshare)
+        who = await _identity(kinds, identity)
+        limits = preparing.limits_and_cgroups(rlimits or {}, cgroup)
+        moving = [
+            *([BecomeOwner(*who.owner)] if who.owner is not None else []),
+            *([Unshare(kinds.value)] if kinds else []),
+            *preparing.clocks(kinds, clock_offsets or {}),
+        ]
+        inside = preparing.furnishing(kinds, hostname, propagation, root, mount_proc, mounts)
+        if loopback:
+            inside.append(SetLoopbackUp())
+        if loopback and Namespace.NETWORK not in kinds:
+            raise ValueError("a loopback is set up in a new network namespace: add Namespace.NETWORK to unshare")
+        entering = enter if isinstance(enter, list) else [] if enter is None else [enter]
         home = current_home()
         await preloading.preload(home, preload)
         link = await home.fork()
@@ -129,8 +130,10 @@ async def open_worker(
         if (capabilities, keep_capabilities, no_new_privs) != (None, False, False):
             await credentials.restrict(link, capabilities, keep_capabilities, no_new_privs)
         worker = Worker(link)
-        with being_current(home, worker):
-            yield worker
+        stack.enter_context(being_current(home, worker))
+        return worker
+
+    return Scope(opened)
 
 
 def _kinds(unshare: Namespaces) -> Namespace:

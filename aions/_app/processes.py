@@ -79,7 +79,11 @@ class Process(anyio.abc.Process):
                 pipe.close()
         try:
             if self._child.is_ours:
-                await self.wait()
+                await self._wait_at_last()
+        except GeneratorExit:  # whoever awaited this is thrown away, with the event loop perhaps: nothing can be awaited here
+            with suppress(PermissionError):
+                self.kill()
+            raise
         except BaseException:
             await self._end()
             raise
@@ -87,6 +91,14 @@ class Process(anyio.abc.Process):
             if self._child.is_ours:
                 self._child.stop_waiting()
             self._child.close()
+
+    async def _wait_at_last(self) -> None:
+        """Wait; where the worker was closed before, as the event loop does it at its end, a status nobody knows will do."""
+        try:
+            await self.wait()
+        except WorkerDied:
+            if not self._worker.closed:
+                raise
 
     async def _end(self) -> None:
         try:

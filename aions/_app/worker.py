@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from os import PathLike
 from subprocess import PIPE, CompletedProcess
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
@@ -20,6 +20,7 @@ from aions._app.mounting import Mounting
 from aions._app.namespace_file import NamespaceFile
 from aions._app.networking import Networking
 from aions._app.processes import Process, Stream
+from aions._app.scope import Scope
 from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
 from aions._types import Clock, GroupMapping, NamespaceID, NamespaceLike, Namespaces, UserMapping
@@ -338,8 +339,7 @@ class Worker(Mounting, Networking):
         """
         await membership.set_clock_offset(self._link, clock, seconds, nanoseconds)
 
-    @asynccontextmanager
-    async def fork(self) -> AsyncGenerator[Worker]:
+    def fork(self) -> AbstractAsyncContextManager[Worker, None]:
         """Open another worker that starts out in this one's namespaces, in the new PID and TIME ones that it has unshared.
 
         The first fork after `unshare(Namespace.PID)` is the first process of that namespace: it collects orphans, and the
@@ -348,11 +348,13 @@ class Worker(Mounting, Networking):
         Raises:
             OSError: ENOMEM: the first process of the worker's pid namespace has ended. EAGAIN: too many processes.
         """
-        worker = Worker(await self._link.fork())
-        try:
-            yield worker
-        finally:
-            await worker.aclose()
+
+        async def forked(stack: AsyncExitStack) -> Worker:
+            worker = Worker(await self._link.fork())
+            stack.push_async_callback(worker.aclose)
+            return worker
+
+        return Scope(forked)
 
     async def aclose(self) -> None:
         """End the worker and all that it has started, by SIGKILL, and wait until it is gone. Closing again does nothing."""

@@ -16,6 +16,7 @@ _COUNTS = {
     "forkserver killed": (3, 67),  # 200 with all loops
     "worker killed": (30, 334),  # 1,000 with all loops
     "loops in one program": (20, 500),
+    "loops that end": (1, 20),
     "threads that end": (5, 100),
     "unshare beside threads": (40, 334),  # 1,000 with all loops
     "unshare after a thread": (10, 334),  # 1,000 with all loops
