@@ -107,16 +107,18 @@ class Child:
             self.signal(signal.SIGKILL)
         await self.wait_ended()
         with anyio.move_on_after(_REAPING), suppress(OSError):
-            while (status := _kept_status(self.pidfd.fileno())) is None:  # no descriptor tells
-                await anyio.sleep(0.001)
-                if self.pidfd.fileno() < 0:
-                    raise anyio.ClosedResourceError
-            return status
+            while self.pidfd.fileno() >= 0:
+                if (status := _kept_status(self.pidfd.fileno())) is not None:
+                    return status
+                await anyio.sleep(0.001)  # no descriptor tells
+            raise anyio.ClosedResourceError
         return None
 
     async def wait_ended(self) -> None:
         """Wait until the process has ended, whether or not anybody has collected it."""
         async with self._waiting_for_end:
+            if self.pidfd.fileno() < 0:
+                raise anyio.ClosedResourceError
             await anyio.wait_readable(self.pidfd)
 
     @property

@@ -41,13 +41,22 @@ class Connection:
         """Await an answer; make what comes instead an error for the user."""
         try:
             return await answer
-        except (Disconnected, anyio.ClosedResourceError):
+        except Disconnected:
+            raise await self.died() from None
+        except anyio.ClosedResourceError:
+            if not self.client.lost:
+                raise
             raise await self.died() from None
         except Refused as refused:
             failed = refused.failed
         except OSError as error:
             raise explain(error, request, "", self.name) from error.__cause__
         raise explain(refusal(failed.errno, failed.path), request, failed.call, self.name, failed.hint)
+
+    def drop(self) -> None:
+        """Close a connection to what is gone, or is to go: calls that wait, and later ones, learn that it has ended."""
+        self.client.lost = True
+        self.client.close()
 
     async def died(self) -> Exception:
         """Make the error that says that the other side is gone."""

@@ -147,6 +147,10 @@ class Link(Connection):
             with anyio.move_on_after(_PATIENCE / 2), suppress(OSError, AionsError):  # if it has ended, its workers end with it
                 await self.forkserver.call(Kill(self.child.pidfd.fileno()), Done)
 
+    def drop(self) -> None:
+        super().drop()
+        self._close_child()
+
     def let_go(self) -> None:
         """Close our ends, and those of its forks, without waiting for anything: the worker ends with the last of them."""
         for fork in list(self.forks):
@@ -156,6 +160,9 @@ class Link(Connection):
             self.inside.let_go()
         self.closed = True
         self.client.close()
+        self._close_child()
+
+    def _close_child(self) -> None:
         if self.is_owner:
             self.child.stop_waiting()
         self.child.close()

@@ -321,6 +321,7 @@ def _checked_id(number: int) -> int:
 async def communicate(process: Process, input: bytes | None) -> tuple[bytes | None, bytes | None]:
     """Feed a command its input, collect its output, and wait for it."""
     outputs: list[bytes | None] = [None, None]
+    died: WorkerDied | None = None
 
     async def collect(stream: AsyncIterable[bytes], index: int) -> None:
         outputs[index] = b"".join([chunk async for chunk in stream])
@@ -335,7 +336,13 @@ async def communicate(process: Process, input: bytes | None) -> tuple[bytes | No
             except anyio.BrokenResourceError:
                 pass  # it does not want (all of) it, as with subprocess
             await process.stdin.aclose()
-        await process.wait()
+        try:
+            await process.wait()
+        except WorkerDied as error:  # which is to come out by itself, not in an ExceptionGroup
+            died = error
+            tasks.cancel_scope.cancel()
+    if died is not None:
+        raise died
     return outputs[0], outputs[1]
 
 

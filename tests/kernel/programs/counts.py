@@ -14,6 +14,7 @@ _COUNTS = {
     "app killed": (2, 17),  # 50 with all loops
     "app killed early": (4, 67),  # 200 with all loops
     "forkserver killed": (3, 67),  # 200 with all loops
+    "forkserver killed while workers are opened": (10, 200),
     "worker killed": (30, 334),  # 1,000 with all loops
     "loops in one program": (20, 500),
     "loops that end": (1, 20),
