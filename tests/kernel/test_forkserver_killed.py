@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import anyio
+import pytest
 
 from aions import Namespace, Worker, WorkerDied, open_worker, run_process
 from tests.kernel.programs.counts import times
-from tests.kernel.programs.running import parent
+from tests.kernel.programs.running import children, parent
 
 TASKS = 5
 
@@ -106,3 +107,26 @@ async def test_whoever_opens_a_worker_gets_one_or_learns_that_it_has_died() -> N
             killed += forkservers.kill()
         done.set()
     await open_plainly(forkservers)
+
+
+async def test_the_next_forkserver_has_what_was_preloaded() -> None:
+    forkservers = Forkservers()
+    async with open_worker(preload=["colorsys"]) as worker:
+        forkservers.note(worker)
+    assert forkservers.kill() == 1
+    async with open_worker() as worker:
+        assert "colorsys" in await worker.run_sync(eval, "list(__import__('sys').modules)")
+
+
+async def test_a_command_that_ends_with_its_worker_raises_one_error() -> None:
+    async with open_worker() as worker:
+
+        async def kill_once_it_runs() -> None:
+            while not children(worker.pid):
+                await anyio.sleep(0.001)
+            os.kill(worker.pid, signal.SIGKILL)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(kill_once_it_runs)
+            with pytest.raises(WorkerDied):
+                await worker.run_process(["sleep", "1000"])
