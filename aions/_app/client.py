@@ -145,18 +145,13 @@ class Client:
         _discard(self._calls.pop(request_id).outcome)
 
     def close(self) -> None:
-        """Close the connection. Calls that wait raise `anyio.ClosedResourceError`."""
+        """Close the connection: calls that wait raise `anyio.ClosedResourceError`. A fork of the app leaves the app's alone."""
         if self._connection.fileno() >= 0:
-            anyio.notify_closing(self._connection)
-            self._shut_down()
+            if os.getpid() == self._app:
+                anyio.notify_closing(self._connection)
+                self._shut_down()
             self._connection.close()
             self._end_all(anyio.ClosedResourceError)
-
-    def close_from_outside(self) -> None:
-        """Close the connection where no event loop runs any more, or in a fork of the app, which leaves the app's alone."""
-        if os.getpid() == self._app:
-            self._shut_down()
-        self._connection.close()
 
     def _shut_down(self) -> None:
         """Let the other side see the end at once, even if a fork of the app has the socket open as well."""

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Awaitable
 from typing import TypeVar
 
+import anyio
+
 from aions._app.child import Child, Lifeline
 from aions._app.client import Client, Disconnected, Refused
 from aions._app.event_loop import check_loop, running_loop
@@ -43,11 +45,20 @@ class Connection:
             return await answer
         except Disconnected:
             raise await self.died() from None
+        except anyio.ClosedResourceError:
+            if not self.client.lost:
+                raise
+            raise await self.died() from None
         except Refused as refused:
             failed = refused.failed
         except OSError as error:
             raise explain(error, request, "", self.name) from error.__cause__
         raise explain(refusal(failed.errno, failed.path), request, failed.call, self.name, failed.hint)
+
+    def drop(self) -> None:
+        """Close a connection to what is gone, or is to go: calls that wait, and later ones, learn that it has ended."""
+        self.client.lost = True
+        self.client.close()
 
     async def died(self) -> Exception:
         """Make the error that says that the other side is gone."""

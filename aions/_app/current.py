@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple
 
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from aions._app import targets
 from aions._app.home import Home, current_home
@@ -78,7 +78,9 @@ def _is_to_be_replaced(default: Link) -> bool:
 
 async def _replace_default(home: Home) -> None:
     if home.default_worker is not None:
-        home.default_worker._link.let_go()
+        if not home.default_worker._link.closed:
+            home.default_worker._link.drop()
+            await checkpoint()  # see Home.forkserver
         home.default_worker = None
     home.default_worker = Worker(await home.fork())
 

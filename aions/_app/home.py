@@ -1,21 +1,24 @@
-"""What one event loop has of aions: its forkserver, its default worker, and one worker in reserve.
+"""What one event loop has of aions: its forkserver, its default worker, one worker in reserve, and those that are open.
 
 All of it goes when the loop does. No task is kept for that: the loop finalises its async generators when it ends, and one of
-them is ours.
+them is ours. It waits for nothing: what it waited for might itself be at its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import sys
+from collections.abc import AsyncGenerator, Iterable
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import anyio
-from anyio.lowlevel import RunVar
+from anyio.lowlevel import RunVar, checkpoint
 
 from aions._app.connection import Birth
 from aions._app.forkserver import start_forkserver
 from aions._app.link import Forkserver, Link
 from aions._errors import WorkerDied
+from aions._wire.messages import Done, Preload
 
 if TYPE_CHECKING:
     from aions._app.worker import Worker
@@ -29,8 +32,9 @@ class Home:
         self._forkserver: Forkserver | None = None
         self._reserve: Birth | None = None
         self._keeper: AsyncGenerator[None] | None = None
+        self._links: WeakSet[Link] = WeakSet()
         self.preloading = anyio.Lock()
-        self.preloaded: set[str] = set()
+        self.preloaded: dict[str, None] = {}
         self.choosing_default = anyio.Lock()
         self.default_worker: Worker | None = None
 
@@ -39,11 +43,32 @@ class Home:
         async with self._starting:
             if self._forkserver is None or self._forkserver.client.lost:
                 self._drop_forkserver()
+                # Who waited for it has to be awake before its descriptor's number is another's: anyio, on asyncio, would take
+                # from that one what wakes it.
+                await checkpoint()
                 if self._keeper is None:
                     self._keeper = self._until_the_loop_ends()
                     await anext(self._keeper)
                 self._forkserver = await start_forkserver()
+                if self.preloaded:
+                    await self._preload(self._forkserver, self.preloaded)
             return self._forkserver
+
+    async def preload(self, modules: Iterable[str]) -> None:
+        """Have the forkserver import modules, and the next one as well, should this one end."""
+        forkserver, before = await self.forkserver(), self.preloaded
+        self.preloaded = dict.fromkeys((*before, *modules))
+        try:
+            await self._preload(forkserver, modules)
+        except WorkerDied:
+            pass  # then it is the next one that has them
+        except BaseException:
+            self.preloaded = before
+            raise
+        self.drop_reserve()  # it was forked without them
+
+    async def _preload(self, forkserver: Forkserver, modules: Iterable[str]) -> None:
+        await forkserver.call(Preload(tuple(sys.path), tuple(modules)), Done)
 
     async def fork(self) -> Link:
         """Fork a worker that is where the app is: at once, if one is in reserve."""
@@ -64,18 +89,26 @@ class Home:
 
     async def fork_in_advance(self) -> None:
         """Ask for a worker to be held in reserve, without waiting for it; if that cannot be, do without."""
-        if self._reserve is None and self._forkserver is not None and self._forkserver.is_owner:
-            try:
-                self._reserve = await Birth.begin(self._forkserver, in_advance=True)
-            except (WorkerDied, OSError):
-                pass
+        forkserver, preloaded = self._forkserver, self.preloaded
+        if self._reserve is not None or forkserver is None or not forkserver.is_owner:
+            return
+        try:
+            reserve = await Birth.begin(forkserver, in_advance=True)
+        except (WorkerDied, OSError):
+            return
+        if (self._reserve, self._forkserver, self.preloaded) == (None, forkserver, preloaded):
+            self._reserve = reserve
+        else:
+            reserve.abandon()  # meanwhile there is another, or it would not be what is wanted now
 
     async def _forked(self) -> Link:
         return await self._finished(await Birth.begin(await self.forkserver()))
 
     async def _finished(self, birth: Birth) -> Link:
         assert isinstance(birth.parent, Forkserver)
-        return Link(birth.parent, *await birth.finish())
+        link = Link(birth.parent, *await birth.finish())
+        self._links.add(link)
+        return link
 
     def worker_with(self, pid: int) -> Link | None:
         """Return the worker that has a pid, if it is one of this loop's."""
@@ -89,18 +122,18 @@ class Home:
             self._close()
 
     def _close(self) -> None:
-        """Let go of everything. Needs no running loop."""
+        """Let go of everything."""
+        for link in list(self._links):
+            if not link.closed:
+                link.let_go()
+        self.default_worker = None
         self._drop_forkserver()
-        if self.default_worker is not None:
-            self.default_worker._link.let_go()
-            self.default_worker = None
 
     def _drop_forkserver(self) -> None:
         """Let go of the forkserver: it ends, and what descends from it. The handle of a default worker stays."""
         self.drop_reserve()
-        self.preloaded.clear()
         if self._forkserver is not None:
-            self._forkserver.client.close_from_outside()
+            self._forkserver.drop()
             self._forkserver = None
 
     def drop_reserve(self) -> None:

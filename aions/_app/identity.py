@@ -71,7 +71,8 @@ class Identity:
         """Be root inside, and have the user's subordinate ids as 1 and up, every range of them: the most that a user may have.
 
         It takes newuidmap(1) and newgidmap(1) (Debian: package uidmap), unless the app is root. Where nsswitch.conf(5) has the
-        ids come from a directory service, this waits for it: call it in a thread.
+        ids come from a directory service, this waits for it: call it in a thread, as `open_worker` does with
+        `identity=Identity.subordinate`.
 
         Args:
             user: what the app's user is inside. The subordinate ids take the other numbers, from 0 up.
@@ -97,7 +98,10 @@ class Identity:
 
 
 IdentityLike = Identity | Callable[[], Identity]
-"""An identity, or what makes one once it is needed: `Identity.root` goes by who the app is then, not when it was imported."""
+"""An identity, or what makes one once it is needed: `Identity.root` goes by who the app is then, not when it was imported.
+
+What is neither `root`, `current` nor `whole` is called in a thread.
+"""
 
 
 def _as_they_are(extents: Iterable[M]) -> Iterator[M]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
+from weakref import WeakSet, WeakValueDictionary
 
 import anyio
 
@@ -40,7 +41,7 @@ class Forkserver(Connection):
 
     def __init__(self, client: Client) -> None:
         super().__init__(client, "the forkserver")
-        self.workers: dict[int, Link] = {}
+        self.workers: WeakValueDictionary[int, Link] = WeakValueDictionary()
 
     def worker_with(self, pid: int) -> Link | None:
         """Return the worker that has a pid; None where that is any other process's."""
@@ -75,6 +76,9 @@ class Link(Connection):
         self._unwritten: set[str] = set()
         self.commands = Commands()
         self.has_handle = False
+        self.forks: WeakSet[Link] = WeakSet()
+        if parent is not None:
+            parent.forks.add(self)
         self.closed = False
         self._ending: anyio.Event | None = None
         forkserver.workers[child.pid] = self
@@ -197,12 +201,21 @@ class Link(Connection):
         self.closed = True
         self.forkserver.workers.pop(self.child.pid, None)
 
+    def drop(self) -> None:
+        super().drop()
+        self._close_child()
+
     def let_go(self) -> None:
-        """Close our ends, where no event loop runs any more or it is a fork of ours: the worker ends with the last of them."""
-        for other in (self.inside, self.stand_in):
+        """Close our ends, and those of its forks, without waiting for anything: the worker ends with the last of them."""
+        for other in (*self.forks, self.inside, self.stand_in):
             if other is not None and not other.closed:
                 other.let_go()
         self._forget()
-        self.client.close_from_outside()
+        self.client.close()
         self.commands.close()
+        self._close_child()
+
+    def _close_child(self) -> None:
+        if self.is_owner:
+            self.child.stop_waiting()
         self.child.close()

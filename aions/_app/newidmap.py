@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from subprocess import DEVNULL, CompletedProcess
 from typing import TYPE_CHECKING
 
+from anyio import to_thread
+
 from aions._types import UserMapping
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ async def write(pid: int, file: str, mappings: Sequence[UserMapping], launch: La
     Raises:
         PermissionError: the one that `refused` the plain way, with a note of why this way did not work either.
     """
-    program = shutil.which(PROGRAMS[file])
+    program = await to_thread.run_sync(shutil.which, PROGRAMS[file])
     if program is None:
         refused.add_note(
             f"A plain user needs {PROGRAMS[file]} for this, and it is not installed. Remedy: Debian package uidmap."

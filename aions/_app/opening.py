@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
+from anyio import to_thread
 
 from aions._app import credentials, maps, membership, preloading, preparing, stand_in
 from aions._app.capabilities import Capabilities
@@ -12,6 +14,7 @@ from aions._app.home import current_home
 from aions._app.identity import Identity, IdentityLike
 from aions._app.mount_values import Mount, Propagation
 from aions._app.preparing import Limits
+from aions._app.scope import Scope
 from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
 from aions._app.worker import Worker, launched
@@ -22,8 +25,11 @@ Entering = Target | tuple[Target, Namespaces]
 """A target that is one namespace, or a target and which of its namespaces are meant."""
 
 
-@asynccontextmanager
-async def open_worker(
+_MADE_AT_ONCE = (Identity.root, Identity.current, Identity.whole)
+"""What makes an identity without asking anybody. Whatever else does may wait for a directory service."""
+
+
+def open_worker(
     *,
     enter: Entering | list[Entering] | None = None,
     unshare: Namespaces = (),
@@ -41,7 +47,7 @@ async def open_worker(
     cgroup: StrOrBytesPath | Iterable[StrOrBytesPath] = (),
     rlimits: Limits | None = None,
     loopback: bool = False,
-) -> AsyncGenerator[Worker]:
+) -> AbstractAsyncContextManager[Worker, None]:
     """Open a worker for the length of an `async with` block, in which it is the current worker.
 
     Args:
@@ -49,10 +55,10 @@ async def open_worker(
             kinds of namespace, `enter=(pid, Namespace.NETWORK)`; or a list of these, which are entered one after the other.
         unshare: the new namespaces that it is to be in. With PID it is the first process of its pid namespace, and collects
             orphans there.
-        identity: with USER, who the app is inside: an `Identity`, or a function that makes one then. If it maps others than the
-            app's user and group, the worker is root there. Other groups of the app's are dropped if setgroups(2) is allowed.
-            In a user namespace that is entered, outside ids are those that it has; the app's own, mapped alone, mean the
-            worker's own there.
+        identity: with USER, who the app is inside: an `Identity`, or a function that makes one then (in a thread, since it may
+            wait for a directory service). If it maps others than the app's user and group, the worker is root there. Other
+            groups of the app's are dropped if setgroups(2) is allowed. In a user namespace that is entered, outside ids are
+            those that it has; the app's own, mapped alone, mean the worker's own there.
         capabilities: the only ones that may be left, as for `Worker.restrict`, which is called last.
         keep_capabilities: let commands that are not root keep them.
         no_new_privs: let no program give more.
@@ -83,22 +89,23 @@ async def open_worker(
     When the block is left, everything that was started inside is killed, and the namespaces go, unless something outside holds
     them. The same happens when the app ends, whatever ends it.
     """
-    kinds = _kinds(unshare)
-    who = _identity(kinds, identity)
-    limits = preparing.limits_and_cgroups(rlimits or {}, cgroup)
-    clocks = preparing.clocks(kinds, clock_offsets or {})
-    moving = [
-        *([BecomeOwner(*who.owner)] if who.owner is not None else []),
-        *([Unshare(kinds.value)] if kinds else []),
-        *clocks,
-    ]
-    inside = preparing.furnishing(kinds, hostname, propagation, root, mount_proc, mounts)
-    if loopback:
-        inside.append(SetLoopbackUp())
-    if loopback and Namespace.NETWORK not in kinds:
-        raise ValueError("a loopback is set up in a new network namespace: add Namespace.NETWORK to unshare")
-    entering = enter if isinstance(enter, list) else [] if enter is None else [enter]
-    async with AsyncExitStack() as stack:
+
+    async def opened(stack: AsyncExitStack) -> Worker:
+        kinds = _kinds(unshare)
+        who = await _identity(kinds, identity)
+        limits = preparing.limits_and_cgroups(rlimits or {}, cgroup)
+        clocks = preparing.clocks(kinds, clock_offsets or {})
+        moving = [
+            *([BecomeOwner(*who.owner)] if who.owner is not None else []),
+            *([Unshare(kinds.value)] if kinds else []),
+            *clocks,
+        ]
+        inside = preparing.furnishing(kinds, hostname, propagation, root, mount_proc, mounts)
+        if loopback:
+            inside.append(SetLoopbackUp())
+        if loopback and Namespace.NETWORK not in kinds:
+            raise ValueError("a loopback is set up in a new network namespace: add Namespace.NETWORK to unshare")
+        entering = enter if isinstance(enter, list) else [] if enter is None else [enter]
         home = current_home()
         await preloading.preload(home, preload)
         link = await home.fork()
@@ -127,8 +134,10 @@ async def open_worker(
         if (capabilities, keep_capabilities, no_new_privs) != (None, False, False):
             await credentials.restrict(link, capabilities, keep_capabilities, no_new_privs)
         worker = Worker(link)
-        with being_current(home, worker):
-            yield worker
+        stack.enter_context(being_current(home, worker))
+        return worker
+
+    return Scope(opened)
 
 
 def _kinds(unshare: Namespaces) -> Namespace:
@@ -139,9 +148,13 @@ def _kinds(unshare: Namespaces) -> Namespace:
     return combine(unshare) if unshare else Namespace(0)
 
 
-def _identity(kinds: Namespace, identity: IdentityLike) -> Identity:
+async def _identity(kinds: Namespace, identity: IdentityLike) -> Identity:
     if Namespace.USER in kinds:
-        return identity if isinstance(identity, Identity) else identity()
+        if isinstance(identity, Identity):
+            return identity
+        if identity in _MADE_AT_ONCE:
+            return identity()
+        return await to_thread.run_sync(identity, abandon_on_cancel=True)
     if identity != Identity.root:
         raise ValueError("an identity is for a new user namespace: add Namespace.USER to unshare")
     return Identity()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 
 from aions._app import functions
 from aions._app.home import Home
 from aions._errors import AionsError
-from aions._wire.messages import Done, Preload
 
 
 async def preload(home: Home, modules: Iterable[str]) -> None:
@@ -25,13 +23,10 @@ async def preload(home: Home, modules: Iterable[str]) -> None:
     if not names:
         return
     async with home.preloading:
-        forkserver = await home.forkserver()
         missing = tuple(dict.fromkeys(name for name in names if name not in home.preloaded))
         if missing:
             await _try_out(home, missing)
-            await forkserver.call(Preload(tuple(sys.path), missing), Done)
-            home.preloaded.update(missing)
-            home.drop_reserve()  # it was forked without them
+            await home.preload(missing)
 
 
 async def _try_out(home: Home, modules: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProce
 from typing import IO, Any
 
 import anyio
+from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
 from aions._app.capabilities import Capabilities, mask
@@ -115,9 +116,13 @@ class Process(anyio.abc.Process):
         for pipe in pipes:
             pipe.close()
         try:
-            await self.wait()
+            await self._wait_at_last()
         except anyio.ClosedResourceError:  # another task has closed it
             pass
+        except GeneratorExit:  # whoever awaited this is thrown away, with the event loop perhaps: nothing can be awaited here
+            with suppress(PermissionError):
+                self.kill()
+            raise
         except BaseException:
             await self._end()
             raise
@@ -126,6 +131,14 @@ class Process(anyio.abc.Process):
             self._worker.commands.remove(self._child)
             self._child.stop_waiting()
             self._child.close()
+
+    async def _wait_at_last(self) -> None:
+        """Wait; where the worker was closed before, as the event loop does it at its end, a status nobody knows will do."""
+        try:
+            await self.wait()
+        except WorkerDied:
+            if not self._worker.closed:
+                raise
 
     async def _end(self) -> None:
         try:
@@ -212,6 +225,7 @@ async def open_process(
     if not -(2**31) <= umask < 2**31:
         raise OverflowError(f"{umask} is no umask")
     numbers = tuple(dict.fromkeys(number for number in pass_fds if number > 2))
+    uid, gid, groups = await _ids(user, group, extra_groups)
     with ExitStack() as ours, ExitStack() as theirs:
         lifeline = Lifeline()
         ours.callback(lifeline.ours.close)
@@ -229,9 +243,9 @@ async def open_process(
                 process_group=os.getpgrp(),
                 session=os.getsid(0),
                 new_session=start_new_session or (worker.entered and not any(map(_is_terminal, (stdin, stdout, stderr)))),
-                user=None if user is None else _user_id(user),
-                group=None if group is None else _group_id(group),
-                extra_groups=None if extra_groups is None else _group_ids(extra_groups),
+                user=uid,
+                group=gid,
+                extra_groups=groups,
                 umask=umask,
                 capabilities=mask(capabilities),
                 keep_capabilities=keep_capabilities,
@@ -301,6 +315,28 @@ def _is_terminal(stream: Stream) -> bool:
     return os.isatty(stream if isinstance(stream, int) else stream.fileno())
 
 
+Ids = tuple[int | None, int | None, tuple[int, ...] | None]
+"""A user, a group, and others; None for what stays as it is."""
+
+
+async def _ids(user: str | int | None, group: str | int | None, extra_groups: Iterable[str | int] | None) -> Ids:
+    """Return numbers for names. They are looked up in a thread: it may be a directory service that has them."""
+    if isinstance(extra_groups, str):
+        raise ValueError("extra_groups is a string: put it into a list")
+    groups = None if extra_groups is None else tuple(extra_groups)
+    if any(isinstance(name, str) for name in (user, group, *(groups or ()))):
+        return await to_thread.run_sync(_looked_up, user, group, groups, abandon_on_cancel=True)
+    return _looked_up(user, group, groups)
+
+
+def _looked_up(user: str | int | None, group: str | int | None, groups: tuple[str | int, ...] | None) -> Ids:
+    return (
+        None if user is None else _user_id(user),
+        None if group is None else _group_id(group),
+        None if groups is None else _group_ids(groups),
+    )
+
+
 def _user_id(user: str | int) -> int:
     return _checked_id(pwd.getpwnam(user).pw_uid if isinstance(user, str) else user)
 
@@ -309,9 +345,7 @@ def _group_id(group: str | int) -> int:
     return _checked_id(grp.getgrnam(group).gr_gid if isinstance(group, str) else group)
 
 
-def _group_ids(groups: Iterable[str | int]) -> tuple[int, ...]:
-    if isinstance(groups, str):
-        raise ValueError("extra_groups is a string: put it into a list")
+def _group_ids(groups: tuple[str | int, ...]) -> tuple[int, ...]:
     ids = tuple(map(_group_id, groups))
     if len(ids) > _MAX_GROUPS:
         raise ValueError(f"{len(ids)} extra_groups are too many: {_MAX_GROUPS} at most")
@@ -327,6 +361,7 @@ def _checked_id(number: int) -> int:
 async def communicate(process: Process, input: bytes | None) -> tuple[bytes | None, bytes | None]:
     """Feed a command its input, collect its output, and wait for it."""
     outputs: list[bytes | None] = [None, None]
+    died: WorkerDied | None = None
 
     async def collect(stream: AsyncIterable[bytes], index: int) -> None:
         outputs[index] = b"".join([chunk async for chunk in stream])
@@ -341,7 +376,13 @@ async def communicate(process: Process, input: bytes | None) -> tuple[bytes | No
             except anyio.BrokenResourceError:
                 pass  # it does not want (all of) it, as with subprocess
             await process.stdin.aclose()
-        await process.wait()
+        try:
+            await process.wait()
+        except WorkerDied as error:  # which is to come out by itself, not in an ExceptionGroup
+            died = error
+            tasks.cancel_scope.cancel()
+    if died is not None:
+        raise died
     return outputs[0], outputs[1]
 
 

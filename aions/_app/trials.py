@@ -10,6 +10,8 @@ from errno import ENOSPC, EPERM
 from subprocess import CalledProcessError
 from typing import Any
 
+from anyio import to_thread
+
 from aions._app.findings import Finding, limited, missing, ok, refused
 from aions._app.identity import Identity, IdentityLike
 from aions._app.newidmap import PROGRAMS
@@ -104,12 +106,13 @@ async def _ids(subject: str) -> Finding:
     if os.geteuid() == 0:
         error = await _is_refused(Namespace.USER, Identity.whole)
         return ok(subject, "root maps all that there are") if error is None else refused(subject, error)
-    absent = [program for program in PROGRAMS.values() if shutil.which(program) is None]
+    absent = [program for program in PROGRAMS.values() if await to_thread.run_sync(shutil.which, program) is None]
     if absent:
         return missing(subject, f"only your own: {' and '.join(absent)} not found", "apt install uidmap")
     error = await _is_refused(Namespace.USER, Identity.subordinate)
     if error is None:
-        count = sum(mapping.count for mapping in Identity.subordinate().user_mappings)
+        identity = await to_thread.run_sync(Identity.subordinate)
+        count = sum(mapping.count for mapping in identity.user_mappings)
         return ok(subject, f"{count} users: your own and your subordinate ones, by newuidmap")
     return refused(subject, error)
 

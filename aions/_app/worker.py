@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from os import PathLike
 from subprocess import PIPE, CompletedProcess
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
@@ -21,6 +21,7 @@ from aions._app.mounting import Mounting
 from aions._app.namespace_file import NamespaceFile
 from aions._app.networking import Networking
 from aions._app.processes import Process, Stream
+from aions._app.scope import Scope
 from aions._app.targets import Target
 from aions._app.text import StrOrBytesPath
 from aions._types import Clock, GroupMapping, NamespaceID, NamespaceLike, Namespaces, UserMapping
@@ -346,8 +347,7 @@ class Worker(Mounting, Networking):
         """
         await membership.set_clock_offset(self._link, clock, seconds, nanoseconds)
 
-    @asynccontextmanager
-    async def fork(self) -> AsyncGenerator[Worker]:
+    def fork(self) -> AbstractAsyncContextManager[Worker, None]:
         """Open another worker that starts out in this one's namespaces, in the new PID and TIME ones that it has unshared.
 
         The first fork after `unshare(Namespace.PID)` is the first process of that namespace: it collects orphans, and the
@@ -356,11 +356,13 @@ class Worker(Mounting, Networking):
         Raises:
             OSError: ENOMEM: the first process of the worker's pid namespace has ended. EAGAIN: too many processes.
         """
-        worker = Worker(await self._link.fork())
-        try:
-            yield worker
-        finally:
-            await worker.aclose()
+
+        async def forked(stack: AsyncExitStack) -> Worker:
+            worker = Worker(await self._link.fork())
+            stack.push_async_callback(worker.aclose)
+            return worker
+
+        return Scope(forked)
 
     async def aclose(self) -> None:
         """End the worker and all that it has started, by SIGKILL, and wait until it is gone. Closing again does nothing."""
@@ -559,8 +561,9 @@ class Worker(Mounting, Networking):
 
         Function, arguments and result are pickled. The function runs in the worker itself, so what it does to the process stays
         done (but for the signals that terminals send, SIGPIPE and SIGCHLD, and the mask of signals: these the worker sets
-        again), and other calls wait for it. A process that it starts it should also wait for: between two calls the worker
-        collects whatever has ended, and a later `Popen.wait()` finds nobody (and returns 0).
+        again), and other calls wait for it. The environment is empty there: what the function needs of the app's has to be an
+        argument. A process that it starts it should also wait for: between two calls the worker collects whatever has ended,
+        and a later `Popen.wait()` finds nobody (and returns 0).
 
         Args:
             func: importable from the app's `sys.path` or `__main__`; with cloudpickle installed (`aions[cloudpickle]`), also

@@ -12,6 +12,13 @@ import os
 from aions._sys import libc
 from aions._sys.calls import KernelError, call
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVarTuple
+
+    Ts = TypeVarTuple("Ts")
+
 
 class Opened:
     """Have a path below /proc open for the length of a `with` block. (A class: importing contextlib takes too long.)"""
@@ -91,20 +98,42 @@ def thread_count(proc: int) -> int:
     return os.stat("self/task", dir_fd=proc).st_nlink - 2
 
 
+def close_all_but(proc: int, *kept: int) -> None:
+    """Close every descriptor except these and `proc`, whatever the kernel has."""
+    first = 0
+    for descriptor in sorted({proc, *kept}):
+        if first < descriptor:  # of nothing, os.closerange makes everything
+            os.closerange(first, descriptor)
+        first = descriptor + 1
+    try:
+        libc.close_from(first)
+    except OSError:  # os.closerange would now try two billion numbers
+        for descriptor in _open_from(proc, first):
+            _if_it_is_open(os.close, descriptor)
+
+
 def close_on_exec(proc: int, lowest: int) -> None:
     """Have exec close every descriptor from a number on, whatever the kernel has."""
     try:
         libc.close_on_exec_from(lowest)
-    except KernelError:  # ENOSYS or EINVAL before Linux 5.11; EPERM from a seccomp filter
-        with Opened(proc, "self/fd", os.O_RDONLY | os.O_DIRECTORY) as directory:
-            for descriptor in map(int, os.listdir(directory)):
-                if descriptor >= lowest:
-                    _set_close_on_exec(descriptor)
+    except KernelError:
+        for descriptor in _open_from(proc, lowest):
+            _if_it_is_open(os.set_inheritable, descriptor, False)
 
 
-def _set_close_on_exec(descriptor: int) -> None:
+def _open_from(proc: int, lowest: int) -> list[int]:
+    """List the open descriptors from a number on, and what they are listed by, which is closed again.
+
+    This is for where close_range(2) does not work: ENOSYS before Linux 5.9, EINVAL for its flag before 5.11, and whatever a
+    seccomp filter says.
+    """
+    with Opened(proc, "self/fd", os.O_RDONLY | os.O_DIRECTORY) as directory:
+        return [descriptor for descriptor in map(int, os.listdir(directory)) if descriptor >= lowest]
+
+
+def _if_it_is_open(function: Callable[[int, *Ts], None], descriptor: int, *arguments: *Ts) -> None:
     try:
-        os.set_inheritable(descriptor, False)
+        function(descriptor, *arguments)
     except OSError:
         pass  # it was what the list was read by
 

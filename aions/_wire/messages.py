@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from aions._wire.message import Descriptor, Message
 
+SERVING = b"aions: the forkserver serves\n"
+REFUSED = b"aions: errno %d\n"
+"""What a new forkserver writes to its stdout, by then a pipe to the app: that it serves, or why the kernel did not let it."""
+
 
 class Request(Message):
     """What the app asks. Each is answered exactly once: by the reply it names, by `Failed` or by `Rejected`.

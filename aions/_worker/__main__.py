@@ -1,7 +1,8 @@
-"""Start the forkserver: `python -I -S …/aions/_worker/__main__.py SOCKET APP`, two numbers of inherited descriptors.
+"""Start the forkserver: `python -P -s -S …/aions/_worker/__main__.py SOCKET APP STDOUT STDERR`, numbers of descriptors.
 
-SOCKET is the forkserver's end of its connection, APP a pidfd of the app. The process forks at once and its parent ends, so that
-the forkserver is no child of the app: the app's own `os.wait()` never meets it.
+SOCKET is the forkserver's end of its connection, APP a pidfd of the app; STDOUT and STDERR are what it is to have as these. The
+process forks at once and its parent ends, so that the forkserver is no child of the app: the app's own `os.wait()` never meets
+it. Until it serves, its stdout and stderr are a pipe to the app, which so learns what went wrong.
 
 The package is not imported here but put up by hand, because `aions/__init__.py` would import anyio. A function that the user
 sends may want the real package: then, and only then, it is loaded (PEP 562).
@@ -42,13 +43,20 @@ def put_up_package(directory: str) -> None:
 
 def main() -> None:
     """Become the forkserver."""
-    if os.fork():
-        os._exit(0)
-    connection, app = map(int, sys.argv[1:])
+    os.environ.clear()  # its work is done, and nothing of it is for those that are forked
     put_up_package(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from aions._worker.forkserver import serve
+    try:
+        if os.fork():
+            os._exit(0)
+        from aions._worker.forkserver import started
 
-    serve(connection, app)
+        server = started(*map(int, sys.argv[1:]))
+    except OSError as error:
+        from aions._wire.messages import REFUSED
+
+        os.write(1, REFUSED % error.errno)
+        os._exit(1)
+    server.serve()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from errno import EINVAL
 
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError
-from aions._wire.messages import Done, Fork, Kill, Preload, Started
+from aions._wire.messages import SERVING, Done, Fork, Kill, Preload, Started
 from aions._worker import late, signals
 from aions._worker.children import kill_trees
 from aions._worker.handlers import HANDLERS, fork
@@ -73,6 +73,13 @@ class Forkserver(Server):
             self.children.report(self._ended)
             self._ended.clear()
 
+    def serve(self) -> NoReturn:
+        """Serve the app until it is gone; between the first request and the second, import what later ones take."""
+        self.attend(self.poller.poll()[-1][0])
+        late.load()
+        gc.freeze()
+        super().serve()
+
 
 def kill(server: Server, request: Kill) -> Done:
     """End a worker with all that it has started."""
@@ -111,8 +118,8 @@ def fork_alone(server: Forkserver, request: Fork) -> Started:
 FORKSERVER_HANDLERS: Handlers = {**HANDLERS, "Fork": fork_alone, "Kill": kill, "Preload": preload_modules}
 
 
-def serve(connection: int, app: int) -> NoReturn:
-    """Serve the app, whose pidfd is `app`, until it is gone."""
+def started(connection: int, app: int, stdout: int, stderr: int) -> Forkserver:
+    """Become the forkserver of an app, whose pidfd is `app`, and say so; then stdout and stderr are the app's."""
     os.setpgid(0, 0)  # Ctrl-C in a terminal is for the app and its commands
     signals.set_up()
     sock = socket.socket(fileno=connection)
@@ -120,7 +127,8 @@ def serve(connection: int, app: int) -> NoReturn:
         os.set_inheritable(descriptor, False)
     server = Forkserver(sock, app)
     gc.freeze()  # keeps the pages of what is loaded shared with the workers
-    server.attend(server.poller.poll()[-1][0])
-    late.load()
-    gc.freeze()
-    server.serve()
+    os.write(1, SERVING)
+    for number, descriptor in enumerate((stdout, stderr), 1):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    return server

@@ -63,21 +63,11 @@ def become_worker(parent: Server, connection: int, parent_pidfd: int) -> Server:
         Log.lines = []  # those before were the parent's
     parent.connection.detach()
     home = parent.home.for_workers()
-    close_all_but(0, 1, 2, home.proc, connection, parent_pidfd)
+    procfs.close_all_but(home.proc, 0, 1, 2, connection, parent_pidfd)
     server = Server(socket.socket(fileno=connection), home, HANDLERS, parent_pidfd, parent.sealed)
     server.has_entered = parent.has_entered
     server.renew()
     return server
-
-
-def close_all_but(*kept: int) -> None:
-    """Close every descriptor except these."""
-    first = 0
-    for descriptor in sorted(kept):
-        if first < descriptor:  # of nothing, os.closerange makes everything
-            os.closerange(first, descriptor)
-        first = descriptor + 1
-    os.closerange(first, 2**31 - 1)
 
 
 def started(server: Server, pid: int) -> Started:

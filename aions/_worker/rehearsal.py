@@ -47,7 +47,7 @@ def _rehearse_if_idle(server: Server, *requests: Request) -> None:
 def _no_program(server: Server) -> Spawn:
     return Spawn(
         arguments=("/",),
-        environment=tuple([f"{name}={value}" for name, value in os.environ.items()]),
+        environment=(),
         process_group=os.getpgrp(),
         session=os.getsid(0),
         exit=server.connection.fileno(),

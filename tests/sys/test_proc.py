@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
-from errno import ENOENT
+from collections.abc import Callable, Iterator
+from errno import ENOENT, ENOSYS, EPERM
 from pathlib import Path
 
 import pytest
 
-from aions._sys import proc
+from aions._sys import libc, proc
 from aions._sys.calls import KernelError
+from tests.worker.apart import apart
 
 
 @pytest.fixture(name="proc_fd")
@@ -143,3 +145,55 @@ def test_a_process_that_ended_and_was_not_reaped_has_no_children(proc_fd: int) -
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert proc.children(proc_fd, process.pid) == []
     process.wait()
+
+
+def refuse(number: int, *_arguments: int) -> None:
+    raise KernelError(number, "close_range()")
+
+
+@pytest.fixture(params=[0, ENOSYS, EPERM], ids=["close_range", "ENOSYS", "EPERM"])
+def _close_range(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have close_range(2) work, or not."""
+    if request.param:
+        for name in ("close_from", "close_on_exec_from"):
+            monkeypatch.setattr(libc, name, functools.partial(refuse, request.param))
+
+
+def have_many_open_and(function: Callable[[int, int], None]) -> None:
+    """Call a function where all descriptors from 0 to 20 are open, and 950, with one of /proc and one that must stay open."""
+
+    def see() -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in {*range(20), 950} - {null}:
+            os.dup2(null, number, inheritable=True)
+        complaints = max(number for number in map(int, os.listdir("/proc/self/fd")) if number != 950)
+        function(proc.open_proc(), complaints)
+
+    apart(see)
+
+
+@pytest.mark.usefixtures("_close_range")
+@pytest.mark.parametrize("kept", [(), (0, 1, 2), (0, 1, 2, 10), (0, 1, 2, 3, 11), (5,), (0, 900)])
+def test_all_descriptors_are_closed_but_those_to_keep(kept: tuple[int, ...]) -> None:
+    def close(proc_fd: int, complaints: int) -> None:
+        proc.close_all_but(proc_fd, *kept, complaints)
+        assert {number for number in range(1000) if is_open(number)} == {*kept, complaints, proc_fd}
+
+    have_many_open_and(close)
+
+
+@pytest.mark.usefixtures("_close_range")
+def test_exec_closes_all_descriptors_from_a_number_on() -> None:
+    def close(proc_fd: int, complaints: int) -> None:
+        proc.close_on_exec(proc_fd, 10)
+        assert {number for number in (*range(20), 950) if os.get_inheritable(number)} == set(range(10))
+
+    have_many_open_and(close)
+
+
+def is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True

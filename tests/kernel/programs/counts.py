@@ -14,8 +14,10 @@ _COUNTS = {
     "app killed": (2, 17),  # 50 with all loops
     "app killed early": (4, 67),  # 200 with all loops
     "forkserver killed": (3, 67),  # 200 with all loops
+    "forkserver killed while workers are opened": (10, 200),
     "worker killed": (30, 334),  # 1,000 with all loops
     "loops in one program": (20, 500),
+    "loops that end": (1, 20),
     "threads that end": (5, 100),
     "unshare beside threads": (40, 334),  # 1,000 with all loops
     "unshare after a thread": (10, 334),  # 1,000 with all loops
