@@ -52,7 +52,7 @@ class Link(Connection):
     """The connection to a worker, and the forkserver that it descends from.
 
     `moved` is set once the worker may have left the namespaces it was made in, `entered` once it may be in some that the app
-    has not made, `sees_foreign_files` if one of these may be a mount namespace, or its root may be another than the app's,
+    has not made, `sees_foreign_files` once it may be in another mount namespace than the app, or have another root,
     `has_children` once it may have started a process, `owns_network` while it may be in a network that was made for it. They
     are set before the request is sent, so that they hold whatever becomes of it. `network_name` is the iproute2 name of its
     network namespace. `next_child_is_first`: it has unshared pid or time, and whatever it forks may be the first in there.
@@ -86,9 +86,10 @@ class Link(Connection):
         if kinds & Namespace.NETWORK:
             self.network_name = None
             self.owns_network = not for_others
-        if for_others and kinds & Namespace.MOUNT:
-            self.sees_foreign_files = True
-            self.network_name = None  # /etc/netns is the host's
+        if kinds & Namespace.MOUNT:
+            self.sees_foreign_files = True  # whatever runs in a new one may mount there as well
+            if for_others:
+                self.network_name = None  # /etc/netns is the host's
         if kinds & (Namespace.PID | Namespace.TIME):
             self.next_child_is_first = not for_others
 

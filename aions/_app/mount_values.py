@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+import os
 import posixpath
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from aions._app.text import StrOrBytesPath, absolute, text
+from aions._types import Namespace
 from aions._wire.messages import Attach
 
 
@@ -73,6 +75,9 @@ class Propagation(enum.Enum):
         return MountFlag[self.name].value
 
 
+_NONE = Namespace(0)
+
+
 class Mount:
     """What `open_worker` mounts, and where: `Bind`, `Tmpfs`, `Overlay`, `Proc`, `Sysfs`, `Dev`.
 
@@ -82,7 +87,8 @@ class Mount:
 
     target: StrOrBytesPath
 
-    def _attach(self) -> Attach:
+    def _attach(self, own: Namespace = _NONE) -> Attach:
+        """Return the step that makes it, in a worker with namespaces of its `own`."""
         raise NotImplementedError
 
 
@@ -105,7 +111,7 @@ class Bind(Mount):
     read_only: bool = False
     recursive: bool = True
 
-    def _attach(self) -> Attach:
+    def _attach(self, own: Namespace = _NONE) -> Attach:
         kind = "rbind" if self.recursive else "bind"
         return Attach(kind, _target(self.target), (absolute(self.source),), (), _attributes(self.read_only))
 
@@ -130,7 +136,7 @@ class Tmpfs(Mount):
         if not 0 <= self.mode <= 0o7777:
             raise ValueError(f"a mode is 0 … 0o7777, not {self.mode:#o}")
 
-    def _attach(self) -> Attach:
+    def _attach(self, own: Namespace = _NONE) -> Attach:
         options = (f"mode={self.mode:o}", *(() if self.size is None else (f"size={self.size}",)))
         return Attach("tmpfs", _target(self.target), (), options, _attributes(self.read_only, _USUAL))
 
@@ -162,7 +168,7 @@ class Overlay(Mount):
         if (self.upper is None) != (self.work is None):
             raise ValueError("an overlay has both upper and work, or neither")
 
-    def _attach(self) -> Attach:
+    def _attach(self, own: Namespace = _NONE) -> Attach:
         options: tuple[str, ...] = ()
         if self.upper is not None and self.work is not None:
             options = f"upperdir={absolute(self.upper)}", f"workdir={absolute(self.work)}"
@@ -175,35 +181,46 @@ class Proc(Mount):
 
     As a plain user it takes a pid namespace of the worker's own, and a /proc of which nothing is hidden (as Docker does). With
     `fallback`, the /proc that there is appears where that is refused, and a RuntimeWarning says so.
+
+    For root of the machine, who needs no capability to write there, all that is about the machine and not about a process is
+    read-only: `sys`, `irq`, `bus`, `sysrq-trigger`, …. Only `sys/net` can be written to, if the worker has a new network
+    namespace. With `kernel_writable` it is as the kernel makes it, so that root can change the machine without a capability.
+
+    Kernel: proc(5). What is read-only here keeps user namespaces inside from mounting a proc (EPERM), as in Docker.
     """
 
     target: StrOrBytesPath = "/proc"
     _: KW_ONLY
     read_only: bool = False
     fallback: bool = False
+    kernel_writable: bool = False
 
-    def _attach(self) -> Attach:
+    def _attach(self, own: Namespace = _NONE) -> Attach:
         instead = ("/proc",) if self.fallback else ()
         attributes = _attributes(self.read_only, _USUAL | MountAttribute.NOEXEC)
-        return Attach("proc", _target(self.target), instead, (), attributes)
+        covered = not self.kernel_writable and _owns_the_machine()
+        return Attach("proc", _target(self.target), instead, (), attributes, covered, Namespace.NETWORK in own)
 
 
 @dataclass(frozen=True)
 class Sysfs(Mount):
-    """The devices of the worker's network namespace, and of the machine. `fallback` is as for `Proc`.
+    """The devices of the worker's network namespace, and of the machine. `fallback` and `kernel_writable` are as for `Proc`.
 
-    As a plain user it takes a network namespace of the worker's own.
+    As a plain user it takes a network namespace of the worker's own. For root of the machine all is read-only but the network
+    devices (below devices/virtual/net) of a new network namespace.
     """
 
     target: StrOrBytesPath = "/sys"
     _: KW_ONLY
     read_only: bool = False
     fallback: bool = False
+    kernel_writable: bool = False
 
-    def _attach(self) -> Attach:
+    def _attach(self, own: Namespace = _NONE) -> Attach:
         instead = ("/sys",) if self.fallback else ()
         attributes = _attributes(self.read_only, _USUAL | MountAttribute.NOEXEC)
-        return Attach("sysfs", _target(self.target), instead, (), attributes)
+        covered = not self.kernel_writable and _owns_the_machine()
+        return Attach("sysfs", _target(self.target), instead, (), attributes, covered, Namespace.NETWORK in own)
 
 
 @dataclass(frozen=True)
@@ -212,8 +229,19 @@ class Dev(Mount):
 
     target: StrOrBytesPath = "/dev"
 
-    def _attach(self) -> Attach:
+    def _attach(self, own: Namespace = _NONE) -> Attach:
         return Attach("dev", _target(self.target), (), (), MountAttribute.NOSUID.value)
+
+
+def _owns_the_machine() -> bool:
+    """Whether the app is root of the machine, as whom the kernel lets it write; root of a user namespace mostly is not.
+
+    KERNEL: where that root is not mapped, its files show another owner, 65534.
+    """
+    try:
+        return os.stat("/proc/sys").st_uid == os.geteuid()
+    except OSError:
+        return os.geteuid() == 0
 
 
 def _attributes(read_only: bool, others: MountAttribute = MountAttribute(0)) -> int:  # noqa: B008

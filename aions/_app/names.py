@@ -185,8 +185,8 @@ async def _resolver(worker: Link, namespace: NamespaceFile | None) -> AsyncItera
 async def _join_network(resolver: Link, worker: Link) -> None:
     """Bring a resolver that comes from where the app is to a worker's network, and to nothing else of the worker's.
 
-    SECURITY: the resolver loads libraries. In somebody else's file system these would be theirs, so there the resolver keeps
-    the app's file system, and takes from theirs the contents of a few files.
+    SECURITY: the resolver loads libraries. In somebody else's file system, or where one may be mounted over another, these
+    would be theirs. So it keeps the app's file system, and takes from the worker's the contents of a few files.
     """
     try:
         await set_namespace(resolver, worker.child.pidfd, Namespace.NETWORK, preserve_credentials=False)

@@ -82,7 +82,7 @@ def furnishing(
     wanted = list(_in_order(root, mount_proc, mounts))
     if wanted and Namespace.MOUNT not in kinds:
         raise ValueError("a root and mounts are for a new mount namespace: add Namespace.MOUNT to unshare")
-    attached = [mount._attach() for mount in wanted]
+    attached = [mount._attach(kinds) for mount in wanted]
     roots = [step for step in attached if step.target == "/"]
     if roots and roots != attached[:1]:
         raise ValueError('what is mounted at "/" becomes the root: it must be the first, and the only one')

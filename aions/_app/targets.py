@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from anyio import ClosedResourceError
+from anyio.abc import Process
 
 from aions._app.descriptor import HasFileno
 from aions._app.namespace_file import NamespaceFile, namespace_type
@@ -71,8 +72,8 @@ def held(target: Target) -> Iterator[Held]:
     """Hold a target for the length of a `with` block.
 
     Raises:
-        OSError: ESRCH: no such process. ENOENT: no such path or name. EINVAL: what is there is no namespace. EPERM: the network
-            namespace of a socket is not the app's to have (CAP_NET_ADMIN).
+        OSError: ESRCH: the process has ended. ENOENT: no such path or name. EINVAL: what is there is no namespace. EPERM: the
+            network namespace of a socket is not the app's to have (CAP_NET_ADMIN).
     """
     if isinstance(target, NamespaceFile):
         target.check_open()
@@ -98,7 +99,7 @@ def _opened(target: int | str | PathLike[str] | HasPid) -> Iterator[Held]:
         found = Held(_open(path, name), name=name)
     else:
         path = None
-        found = Held(os.pidfd_open(_pid(target)), is_process=True)
+        found = Held(_pidfd(target), is_process=True)
     try:
         if path is not None:
             namespace_type(found.descriptor, path)
@@ -114,6 +115,53 @@ def _open(path: str, name: str | None) -> int:
         if name is not None:
             error.add_note(f"{name!r} is no name that `ip netns list` shows. (What is to be a path has a slash in it.)")
         raise
+
+
+def _pidfd(target: int | HasPid) -> int:
+    """Open a pidfd of a process.
+
+    SECURITY: once a process was collected the kernel may give its pid to another. So an object that stands for one is asked
+    whether it was: before, and again when the pidfd is open, which from then on holds what was found. A number cannot be asked.
+    """
+    pid = _pid(target)
+    if _was_collected(target):
+        raise _collected(pid)
+    pidfd = os.pidfd_open(pid)
+    if _was_collected(target) or (_may_be_told_late(target) and not _is_child(pidfd)):
+        os.close(pidfd)
+        raise _collected(pid)
+    return pidfd
+
+
+def _may_be_told_late(process: object) -> bool:
+    """Whether a process may be collected in a thread of asyncio's, some time before the event loop learns of it."""
+    return isinstance(process, Process) or type(process).__module__ == "asyncio.subprocess"
+
+
+def _was_collected(process: object) -> bool:
+    """Ask an object whether its process was collected: those that can look do, others say what they were told.
+
+    `is_running` is psutil's; `poll` that of `subprocess`; `exitcode` that of multiprocessing; `returncode` of the others.
+    """
+    if callable(is_running := getattr(process, "is_running", None)):
+        return not is_running()
+    if callable(poll := getattr(process, "poll", None)):
+        return poll() is not None
+    return getattr(process, "returncode", None) is not None or getattr(process, "exitcode", None) is not None
+
+
+def _is_child(pidfd: int) -> bool:
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _collected(pid: int) -> ProcessLookupError:
+    error = ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    error.add_note(f"The process has ended and was collected: {pid} may be the pid of another by now.")
+    return error
 
 
 def _pid(target: int | HasPid) -> int:

@@ -397,8 +397,9 @@ class Worker(Mounting, Networking):
         takes, for this command alone.
 
         It starts with all signals at their defaults and none blocked, in the app's process group: what a terminal sends to the
-        app, it gets as well. Once the worker has entered a namespace that the app has not made, commands get a session of their
-        own instead, unless one of the streams is given and is a terminal (`stdin=sys.stdin`).
+        app, it gets as well; and it can type into the app's terminal (TIOCSTI), unless `start_new_session` keeps it from that.
+        Once the worker has entered a namespace that the app has not made, commands get a session of their own anyway, unless
+        one of the streams is given and is a terminal (`stdin=sys.stdin`).
 
         Raises:
             OSError: ENOENT: no such program or directory there. ENOMEM: the worker's pid namespace has ended.

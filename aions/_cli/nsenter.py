@@ -32,13 +32,16 @@ def add_options(options: Options) -> None:
     options.value("-S", "--setuid", metavar="UID", type=followed_id, help="the command's user; follow: the target's")
     options.value("-G", "--setgid", metavar="GID", type=followed_id, help="its group, likewise; it has no others then")
     options.flag("--preserve-credentials", help="stay who you are in a user namespace that is entered")
-    options.flag("--keep-caps", help="keep capabilities also if not root there")
+    options.flag("--keep-caps", help="with --user, keep capabilities also if not root there")
     options.flag("--user-parent", help="enter the user namespace that owns what is entered, or the parent of that one")
     options.flag("-F", "--no-fork", help="execute the command in place of aions; with --pid only its children are inside")
 
 
 async def run(options: argparse.Namespace) -> Ended:
-    """Run a command in namespaces of a process: as root there, where its user namespace is entered, as nsenter(1) does."""
+    """Run a command in namespaces of a process: as root there, where its user namespace is entered, as nsenter(1) does.
+
+    SECURITY: capabilities are kept in a user namespace that is entered only: elsewhere they are those of the machine.
+    """
     with opened(options) as plan:
         if options.no_fork and options.keep_caps:
             raise ValueError("--keep-caps is for a command that is a child: leave --no-fork out")
@@ -61,7 +64,7 @@ async def run(options: argparse.Namespace) -> Ended:
                 user=plan.user,
                 group=plan.group,
                 extra_groups=plan.extra_groups(worker.pid, await worker.run_sync(os.getgroups)),
-                keep_capabilities=options.keep_caps,
+                keep_capabilities=options.keep_caps and bool(plan.user_namespace),
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from aions import (
@@ -22,7 +22,7 @@ from aions import (
     Worker,
     open_worker,
 )
-from aions._cli.command import run as run_command
+from aions._cli import job
 from aions._cli.ending import Ended
 from aions._cli.options import Options, clock_offsets
 
@@ -162,7 +162,7 @@ async def run(options: argparse.Namespace) -> Ended:
         loopback=not options.share_net,
     ) as worker:
         await _start_in(worker, options.wd)
-        return await run_command(worker, options.command)
+        return await job.run(worker, options.command)
 
 
 def _all_mounts(asked_for: Sequence[Mount]) -> list[Mount]:
@@ -171,15 +171,7 @@ def _all_mounts(asked_for: Sequence[Mount]) -> list[Mount]:
     others = [mount for mount in asked_for if mount.target != "/"]
     if len(roots) > 1:
         raise ValueError("there can be one root")
-    mounts = [*(roots or [Bind("/", "/", read_only=True)]), Proc(fallback=True), Dev(), Tmpfs("/tmp"), *others]  # noqa: S108
-    return [part for mount in mounts for part in (mount, *(_covers(mount) if isinstance(mount, Proc) else ()))]
-
-
-def _covers(proc: Proc) -> Iterator[Mount]:
-    """Make read-only what is the kernel's in a proc. SECURITY: root of this machine may write there without any capability."""
-    for name in ("bus", "irq", "sys", "sysrq-trigger"):
-        if os.geteuid() == 0 and os.path.exists(f"/proc/{name}"):
-            yield Bind(f"/proc/{name}", f"{os.fsdecode(proc.target)}/{name}", read_only=True)
+    return [*(roots or [Bind("/", "/", read_only=True)]), Proc(fallback=True), Dev(), Tmpfs("/tmp"), *others]  # noqa: S108
 
 
 async def _start_in(worker: Worker, directory: str | None) -> None:

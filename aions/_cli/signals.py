@@ -61,7 +61,7 @@ def _has_shell() -> bool:
     pid = os.getppid()
     try:
         while os.getpgid(pid) == group:
-            pid = int(_stat(pid)[1])
+            pid = int(stat_of(pid)[1])
         return os.getsid(pid) == session
     except OSError:
         return False  # it ends at this very moment, or is in a pid namespace outside of ours
@@ -70,11 +70,11 @@ def _has_shell() -> bool:
 def is_stopped(pid: int) -> bool:
     """Whether a process is stopped, by a signal and not by a tracer."""
     try:
-        return _stat(pid)[0] == "T"
+        return stat_of(pid)[0] == "T"
     except OSError:
         return False  # it has ended
 
 
-def _stat(pid: int) -> list[str]:
+def stat_of(pid: int) -> list[str]:
     """Return what /proc says of a process after its name: the state, the parent, …"""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

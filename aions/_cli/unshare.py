@@ -21,7 +21,7 @@ def add_options(options: Options) -> None:
     for letter, word in NAMESPACES.values():
         options.flag(letter, word, help=f"new {word.removeprefix('--')} namespace")
     mapping.add_options(options)
-    options.flag("--keep-caps", help="keep capabilities also if not root inside")
+    options.flag("--keep-caps", help="with --user, keep capabilities also if not root inside")
     options.flag("-f", "--fork", help="keep SIGINT and SIGTERM from the command; it is always a child")
     options.flag("--forward-signals", help="pass SIGINT and SIGTERM on although --fork is given")
     options.optional(
@@ -44,7 +44,10 @@ def add_options(options: Options) -> None:
 
 
 async def run(options: argparse.Namespace) -> Ended:
-    """Run a command in new namespaces. Unless the options say whom to map, a new user namespace has no mappings."""
+    """Run a command in new namespaces. Unless the options say whom to map, a new user namespace has no mappings.
+
+    SECURITY: capabilities are kept in a new user namespace only, as by unshare(1): elsewhere they are those of the machine.
+    """
     identity = mapping.identity(options)
     namespaces = _namespaces(options) if identity is None else _namespaces(options) | Namespace.USER
     if Namespace.USER in namespaces and identity is None:
@@ -64,7 +67,7 @@ async def run(options: argparse.Namespace) -> Ended:
             user=options.setuid,
             group=options.setgid,
             extra_groups=None if options.setgid is None else (),
-            keep_capabilities=options.keep_caps,
+            keep_capabilities=options.keep_caps and Namespace.USER in namespaces,
         )
 
 

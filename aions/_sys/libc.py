@@ -120,6 +120,15 @@ def close_on_exec_from(lowest: int) -> None:
     call(lambda: text, _syscall, _SYS_CLOSE_RANGE, lowest, _UINT_MAX, _CLOSE_RANGE_CLOEXEC, 0)
 
 
+def may_close_range() -> bool:
+    """Return whether close_range(2) works: there is none before Linux 5.9, and a seccomp filter may refuse it."""
+    try:
+        _syscall(_SYS_CLOSE_RANGE, _UINT_MAX, _UINT_MAX, 0, 0)  # where nothing can be open
+    except OSError:
+        return False
+    return True
+
+
 def is_dumpable() -> int:
     """Return whether processes of the same user may look into this one. PR_GET_DUMPABLE."""
     dumpable: int = call(lambda: "prctl(PR_GET_DUMPABLE)", _prctl, _PR_GET_DUMPABLE, 0, 0, 0, 0)

@@ -69,6 +69,15 @@ def write_to(descriptor: int, path: str, text: str) -> None:
     )
 
 
+def may_write_maps(proc: int) -> bool:
+    """Whether this process may open its own id maps for writing, as all but those of a plain user that are not dumpable may."""
+    try:
+        os.close(os.open("self/uid_map", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc))
+    except OSError:
+        return False
+    return True
+
+
 def open_clock_offsets(proc: int) -> int:
     """Open this process's timens_offsets, to write them later; return -1 where that cannot be."""
     try:
@@ -100,6 +109,12 @@ def _set_close_on_exec(descriptor: int) -> None:
         pass  # it was what the list was read by
 
 
+def open_descriptors(proc: int) -> list[int]:
+    """Return the numbers of all descriptors that this process has open, and of one that was open for this call only."""
+    with Opened(proc, "self/fd", os.O_RDONLY | os.O_DIRECTORY) as directory:
+        return list(map(int, os.listdir(directory)))
+
+
 def pid_of(proc: int, pidfd: int) -> int:
     """Return the pid behind a pidfd, as this /proc counts; -1 once the process is reaped."""
     lines = read(proc, f"self/fdinfo/{pidfd}").splitlines()
@@ -120,11 +135,29 @@ def children(proc: int, pid: int | str) -> list[int]:
     """Return the children of a process, those of all its threads; none once it is gone."""
     found: list[int] = []
     try:
-        with Opened(proc, f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY) as descriptor:
-            tasks = os.listdir(descriptor)
-        for task in tasks:
+        for task in _tasks(proc, pid):
             found += map(int, read(proc, f"{pid}/task/{task}/children").split())
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ESRCH):
             raise
     return found
+
+
+def _tasks(proc: int, pid: int | str) -> list[str]:
+    with Opened(proc, f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        return os.listdir(descriptor)
+
+
+def is_still(proc: int, pid: int) -> bool:
+    """Return whether a process does nothing (any more): each of its threads is stopped or has ended."""
+    try:
+        return all(_state(proc, f"{pid}/task/{task}") in "TtXZ" for task in _tasks(proc, pid))
+    except KernelError as error:
+        if error.errno not in (errno.ENOENT, errno.ESRCH):
+            raise
+        return True
+
+
+def _state(proc: int, path: str) -> str:
+    """Return what a process or thread does, as a letter. Its name, before that, may have anything in it."""
+    return read_bytes(proc, f"{path}/stat").rpartition(b")")[2].split()[0].decode()

@@ -10,7 +10,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
 _SETPGROUP, _SETSIGDEF, _SETSIGMASK, _SETSID = 0x02, 0x04, 0x08, 0x80
@@ -43,7 +43,8 @@ _spawn = _function("", ctypes.POINTER(ctypes.c_int), ctypes.c_char_p, _buffer, _
 _actions_init = _function("_file_actions_init", _buffer)
 _actions_destroy = _function("_file_actions_destroy", _buffer)
 _add_dup2 = _function("_file_actions_adddup2", _buffer, ctypes.c_int, ctypes.c_int)
-_add_chdir = _function("_file_actions_addchdir_np", _buffer, ctypes.c_char_p)
+_add_close = _function("_file_actions_addclose", _buffer, ctypes.c_int)
+_add_fchdir = _function("_file_actions_addfchdir_np", _buffer, ctypes.c_int)
 _attributes_init = _function("attr_init", _buffer)
 _attributes_destroy = _function("attr_destroy", _buffer)
 _set_flags = _function("attr_setflags", _buffer, ctypes.c_short)
@@ -51,13 +52,21 @@ _set_group = _function("attr_setpgroup", _buffer, ctypes.c_int)
 _set_defaults = _function("attr_setsigdefault", _buffer, ctypes.c_char_p)
 _set_mask = _function("attr_setsigmask", _buffer, ctypes.c_char_p)
 
+CAN_CLOSE_FROM = hasattr(_library, "posix_spawn_file_actions_addclosefrom_np")
+"""Since glibc 2.34; not in musl."""
+
+if CAN_CLOSE_FROM:
+    _add_close_from = _function("_file_actions_addclosefrom_np", _buffer, ctypes.c_int)
+
 
 def posix_spawn(
     program: str,
     arguments: Sequence[str],
     environment: Sequence[str],
     descriptors: Mapping[int, int],
-    directory: str | None,
+    closed: Iterable[int],
+    closed_from: int | None,
+    directory: int,
     process_group: int | None,
     new_session: bool,
 ) -> int:
@@ -67,9 +76,12 @@ def posix_spawn(
         program: its path, relative to `directory`.
         arguments: with the name that it is called by.
         environment: strings of the form NAME=value.
-        descriptors: for each number that it shall have open, besides what is inheritable, the descriptor that is to have it.
-            No descriptor may be one of the other numbers.
-        directory: where it starts; None means here.
+        descriptors: for each number that it shall have open the descriptor that is to have it, which may not be one of the
+            other numbers.
+        closed: numbers that it shall not have open, all below the limit on open files. KERNEL: when posix_spawn(3) returns,
+            execve(2) may not have closed yet what is to be closed by it.
+        closed_from: likewise all from a number on, if `CAN_CLOSE_FROM`; None means none. It takes close_range(2), or a /proc.
+        directory: a descriptor of where it starts; -1 means here.
         process_group: which it joins; None means this one.
         new_session: whether it leads a session of its own.
 
@@ -86,10 +98,14 @@ def posix_spawn(
         _set_defaults(attributes, _ALL_SIGNALS)
         _set_mask(attributes, _NO_SIGNALS)
         _set_group(attributes, process_group or 0)
+        if directory >= 0:
+            _add_fchdir(actions, directory)
         for number, descriptor in descriptors.items():
             _add_dup2(actions, descriptor, number)
-        if directory is not None:
-            _add_chdir(actions, os.fsencode(directory))
+        for number in closed:
+            _add_close(actions, number)
+        if closed_from is not None:
+            _add_close_from(actions, closed_from)
         _spawn(pid, os.fsencode(program), actions, attributes, _array(arguments), _array(environment))
     finally:
         _actions_destroy(actions)

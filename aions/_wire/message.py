@@ -95,9 +95,9 @@ class Message:
         if given.keys() != cls.fields.keys() or len(by_place) < len(values) or not by_place.keys().isdisjoint(named):
             raise TypeError(f"{cls.__name__} takes exactly {', '.join(cls.fields) or 'no fields'}")
         for name, check in cls._checks:
-            if not check(given[name]):
-                raise TypeError(f"{cls.__name__}.{name}: {given[name]!r:.80} is no {cls.fields[name]}")
-        self.__dict__.update(given)
+            value = self.__dict__[name] = given[name]
+            if not check(value):
+                raise TypeError(f"{cls.__name__}.{name}: {value!r:.80} is no {cls.fields[name]}")
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is frozen")

@@ -144,6 +144,22 @@ class Spawn(Request):
     no_new_privs: bool = False
 
 
+class LeadSession(Request):
+    """Lead a new session, with the slave of a pseudo-terminal (one or none) as its terminal.
+
+    Each command is then in a process group of its own; it starts in the `foreground` of the terminal, or behind the worker.
+    """
+
+    foreground: bool
+    terminal: tuple[Descriptor, ...]
+
+
+class SetForeground(Request):
+    """Put the last command into the foreground of the session's terminal, or else the worker."""
+
+    command: bool
+
+
 class Preload(Request):
     """Import modules, from the app's sys.path. Only the forkserver does this, for all workers that it forks afterwards."""
 
@@ -404,6 +420,9 @@ class Attach(Request):
     The kinds are file systems, and "bind", "rbind" (which have a source), "dev" (a tmpfs with what is expected in /dev). An
     "overlay" has its lower directories as sources, the topmost first; a "proc" what to bind where a new one is refused, or
     nothing. What is attached at "/" becomes the root when all steps are done; until then sources are taken from the old one.
+
+    A "proc" or "sysfs" that is `kernel_read_only` cannot be written to where it is about the machine, not about a process; with
+    `own_network`, it can where it is about a network.
     """
 
     kind: str
@@ -411,6 +430,8 @@ class Attach(Request):
     sources: tuple[str, ...]
     options: tuple[str, ...]
     attributes: int
+    kernel_read_only: bool = False
+    own_network: bool = False
 
 
 class Prepare(Request):

@@ -18,7 +18,7 @@ from aions._sys.mounts import AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, OPEN_TR
 from aions._wire import codec
 from aions._wire.fdsocket import Packet, close_all
 from aions._wire.messages import REQUESTS, Attach, Prepare, Prepared
-from aions._worker import devices, late, paths
+from aions._worker import covers, devices, late, paths
 from aions._worker.credentials import user_namespace
 from aions._worker.loop import Server, failure
 from aions._worker.mounts import make_root
@@ -58,9 +58,10 @@ def prepare(server: Server, request: Prepare) -> Prepared:
 class Part:
     """A mount that was made and has its place to go to. `devices` are what belongs into a /dev."""
 
-    def __init__(self, number: int, target: str, tree: int) -> None:
+    def __init__(self, number: int, step: Attach, tree: int) -> None:
         self.number = number
-        self.target = target
+        self.step = step
+        self.target = step.target
         self.tree = tree
         self.devices: dict[str, int] = {}
 
@@ -84,7 +85,7 @@ class Building:
         if not self._parts:
             late.load()
             self._directory = _path_of(".")
-        part = Part(self.number, step.target, self._made(step))
+        part = Part(self.number, step, self._made(step))
         self._parts.append(part)
         if step.kind == "dev":
             devices.open_all(part.devices)
@@ -103,6 +104,8 @@ class Building:
                 self._attach_inside(part.tree, part.target)
             if part.devices:
                 devices.fill(part.tree, part.devices)
+            if part.step.kernel_read_only:
+                covers.cover(part.tree, part.step.kind, part.step.own_network)
         self.number = self._parts[0].number
         if self._parts[0].target == "/":
             make_root(self._root, "/")

@@ -17,6 +17,7 @@ from aions._worker.signals import kill_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from select import poll
 
 
@@ -106,12 +107,32 @@ class Children:
         self._pids[lifeline] = pid
         self._poller.register(lifeline, 0)  # only POLLERR: nobody reads at the other end any more
 
-    def let_go(self, lifeline: int) -> None:
-        """Kill the child whose lifeline broke."""
+    def let_go(self, lifeline: int, proc: int) -> None:
+        """Kill the child whose lifeline broke, with what it has started: if the app is gone nobody else does."""
         pid = self._pids.get(lifeline)
         if pid is not None:
             self._poller.unregister(lifeline)
-            kill_all([pid])
+            try:
+                kill_trees(proc, [_seen(proc, pid)])
+            except OSError:  # no room for a descriptor
+                kill_all([pid])
+
+    def end(self, proc: int) -> None:
+        """Kill all that this process has started, and collect it, before this process ends.
+
+        KERNEL: who adopts it may be out of reach, as the first process of a pid namespace that was entered is, or be in no
+        hurry to collect it, as many a machine's process 1.
+        """
+        if self.sigchld < 0:
+            return
+        try:
+            kill_descendants(proc, "self")
+        except OSError:
+            kill_all(self._lifelines)
+        deadline = time.monotonic() + _LAST_PATIENCE
+        while _one_has_ended() is not None and time.monotonic() < deadline:
+            time.sleep(_A_MOMENT)
+            self.report(self.collect())
 
     def collect(self) -> list[tuple[int, int]]:
         """Collect whoever has ended, orphans that were adopted included; return their pids and exit statuses."""
@@ -157,12 +178,12 @@ def _wait_for(which: int) -> tuple[int, int]:
     return pid, os.waitstatus_to_exitcode(status)
 
 
-def _one_has_ended() -> bool:
-    """Whether there is a child to collect."""
+def _one_has_ended() -> bool | None:
+    """Whether there is a child to collect; None if there is no child at all."""
     try:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
-        return False
+        return None
 
 
 def descendants(proc: int, pid: int | str) -> list[int]:
@@ -175,13 +196,54 @@ def descendants(proc: int, pid: int | str) -> list[int]:
 
 MAX_ROUNDS = 100
 
+_PATIENCE = 0.1
+"""Seconds in which a process that was sent SIGSTOP has stopped, unless it sleeps uninterruptibly in the kernel."""
+
+_LAST_PATIENCE = 0.5
+"""Seconds in which those that were sent SIGKILL have ended, unless they sleep so, or are another user's."""
+
+_A_MOMENT = 0.0002
+
 
 def kill_descendants(proc: int, pid: int | str) -> None:
     """SIGKILL all that descends from a process, and what those started meanwhile."""
-    killed: set[int] = set()
+    _kill(proc, lambda: descendants(proc, pid))
+
+
+def kill_trees(proc: int, pids: Iterable[int]) -> None:
+    """SIGKILL processes and all that descends from them."""
+    pids = list(pids)
+    _kill(proc, lambda: [*pids, *(found for pid in pids for found in descendants(proc, pid))])
+
+
+def _kill(proc: int, find: Callable[[], list[int]]) -> None:
+    """SIGKILL all that is found, once nothing new is.
+
+    First they are stopped. One that ended, or went on, while others are looked at would hand its children on to a place that
+    was looked at before, or (KERNEL: in a pid namespace that was entered) to one that is not looked at.
+    """
+    stopped: dict[int, None] = {}
     for _ in range(MAX_ROUNDS):
-        found = set(descendants(proc, pid)) - killed
+        found = [pid for pid in find() if pid not in stopped]
         if not found:
-            return
-        kill_all(found)
-        killed |= found
+            break
+        _stop(proc, found)
+        stopped |= dict.fromkeys(found)
+    signals.send_all(proc, reversed(stopped), signals.KILL)
+
+
+def _stop(proc: int, pids: list[int]) -> None:
+    """SIGSTOP processes, and wait until they have stopped or ended."""
+    reached = signals.send_all(proc, pids, signals.STOP)
+    deadline = time.monotonic() + _PATIENCE
+    while not all(procfs.is_still(proc, pid) for pid in reached) and time.monotonic() < deadline:
+        time.sleep(_A_MOMENT)
+
+
+def _seen(proc: int, pid: int) -> int:
+    """Return the pid that a child, which has not been collected, has in a /proc."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        return procfs.pid_of(proc, pidfd)
+    finally:
+        os.close(pidfd)

@@ -17,7 +17,7 @@ from aions._sys import proc as procfs
 from aions._sys.calls import KernelError
 from aions._wire.messages import Done, Fork, Kill, Preload, Started
 from aions._worker import late, signals
-from aions._worker.children import kill_descendants
+from aions._worker.children import kill_trees
 from aions._worker.handlers import HANDLERS, fork
 from aions._worker.home import Home
 from aions._worker.loop import Server
@@ -66,26 +66,19 @@ class Forkserver(Server):
         """Collect the workers that have ended, and tell the app once what they left behind has ended as well."""
         self._ended += self.children.collect()
         strays = self.children.strays(self.home.proc)
-        for pid in strays:
-            kill_descendants(self.home.proc, pid)
-        signals.kill_all(strays)
+        kill_trees(self.home.proc, strays)
         now = time.monotonic()
         self._killed = {pid: self._killed.get(pid, now) for pid in strays}
         if all(now - since > _PATIENCE for since in self._killed.values()):
             self.children.report(self._ended)
             self._ended.clear()
 
-    def end(self) -> NoReturn:
-        kill_descendants(self.home.proc, "self")
-        os._exit(0)
-
 
 def kill(server: Server, request: Kill) -> Done:
-    """End a worker with all that it has started. Descendants go first: they are found through it."""
+    """End a worker with all that it has started."""
     pid = procfs.pid_of(server.home.proc, request.pidfd)
     if pid > 0:
-        kill_descendants(server.home.proc, pid)
-        signals.kill(request.pidfd)
+        kill_trees(server.home.proc, [pid])
     return Done()
 
 

@@ -11,7 +11,7 @@ from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, Log, call
 from aions._wire import messages
 from aions._wire.messages import Done, Started
-from aions._worker import building, credentials, files, mounts, names, namespaces, networks, privileges, sockets
+from aions._worker import building, credentials, files, mounts, names, namespaces, networks, privileges, sessions, sockets
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server
 from aions._worker.namespaces import wait_for_single_thread
@@ -65,6 +65,7 @@ def become_worker(parent: Server, connection: int, parent_pidfd: int) -> Server:
     home = parent.home.for_workers()
     close_all_but(0, 1, 2, home.proc, connection, parent_pidfd)
     server = Server(socket.socket(fileno=connection), home, HANDLERS, parent_pidfd, parent.sealed)
+    server.has_entered = parent.has_entered
     server.renew()
     return server
 
@@ -131,6 +132,7 @@ HANDLERS: Handlers = {
     **names.HANDLERS,
     **namespaces.HANDLERS,
     **networks.HANDLERS,
+    **sessions.HANDLERS,
     **sockets.HANDLERS,
     "CallFunction": call_function,
     "Fork": fork,

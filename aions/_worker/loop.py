@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import NoReturn, TypeAlias
 
+    from aions._worker.sessions import Session
+
     Handlers: TypeAlias = Mapping[str, Callable[..., Reply]]
 
 _PATIENCE = 1.0
@@ -45,7 +47,8 @@ class Server:
 
     `parent` is a pidfd of the process that forked it; the forkserver has none. A worker that is `half_made`, since a request of
     several steps failed between them, ends once it has told so. One that is `sealed` shows nothing of itself to others, and has
-    kept open what it could not open then: `clock_offsets`, -1 if there is none.
+    kept open what it could not open then: `clock_offsets`, -1 if there is none. `has_entered` is set once it is in a namespace
+    that it was not in from the start and has not made.
     """
 
     def __init__(
@@ -59,8 +62,10 @@ class Server:
         self.children = Children(self.poller)
         self.threads_from: str | None = None
         self.half_made = False
+        self.has_entered = False
         self.sealed = sealed
         self.clock_offsets = -1
+        self.session: Session | None = None
         self.poller.register(connection, select.POLLIN)
 
     def seal(self) -> None:
@@ -120,14 +125,15 @@ class Server:
             os.read(descriptor, 4096)
             self.reap()
         else:
-            self.children.let_go(descriptor)
+            self.children.let_go(descriptor, self.home.proc)
 
     def reap(self) -> None:
         """Collect the children that have ended."""
         self.children.report(self.children.collect())
 
     def end(self) -> NoReturn:
-        """Leave, because the app is gone or has closed this worker."""
+        """Leave, because the app is gone or has closed this worker, and let nothing stay that it has started."""
+        self.children.end(self.home.proc)
         os._exit(0)
 
     def answer_one(self) -> None:

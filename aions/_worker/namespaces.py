@@ -38,7 +38,7 @@ _OFFSETS = "self/timens_offsets"
 
 
 def unshare(server: Server, request: Unshare) -> Done | Sealed:
-    if server.sealed and request.namespaces & CLONE_NEWUSER:
+    if server.sealed and request.namespaces & CLONE_NEWUSER and not procfs.may_write_maps(server.home.proc):
         return Sealed()
     if request.namespaces & CLONE_NEWNS:
         late.load()  # before something is mounted over the place that it would be imported from
@@ -56,6 +56,7 @@ def unshare(server: Server, request: Unshare) -> Done | Sealed:
 def set_namespace(server: Server, request: SetNamespace) -> Done:
     late.load()
     server.seal()
+    server.has_entered = True
     if request.namespaces & (CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWTIME) or request.namespaces == 0:
         wait_for_single_thread(server)
     before = credentials.user_namespace(server)
@@ -76,6 +77,7 @@ def join_namespaces(server: Server, request: JoinNamespaces) -> Done:
     """
     late.load()
     server.seal()
+    server.has_entered = True
     wait_for_single_thread(server)
     before = credentials.user_namespace(server)
     with WayBack(server, request.namespaces) as way_back:

@@ -49,10 +49,19 @@ def opened(server: Server, path: str, flags: int, mode: int = 0) -> int:
     return _opened_inside(path, flags, mode)
 
 
-def _opened_inside(path: str, flags: int, mode: int, resolve: int = 0) -> int:
+def opened_below(server: Server, directory: int, path: str) -> int:
+    """Open a path only, a relative one below a directory, or, where that is -1, below where this process is."""
+    if not server.home.has_same_files():
+        return _opened_inside(path, os.O_PATH, 0, directory=directory)
+    return os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=None if directory < 0 else directory)
+
+
+def _opened_inside(path: str, flags: int, mode: int, resolve: int = 0, directory: int = -1) -> int:
     if not path.startswith("/"):
-        os.getcwd()  # ENOENT where that is outside of the root
-        return mounts.openat2(AT_FDCWD, path, flags, mode, RESOLVE_NO_MAGICLINKS | resolve)
+        if directory < 0:
+            os.getcwd()  # ENOENT where that is outside of the root
+            directory = AT_FDCWD
+        return mounts.openat2(directory, path, flags, mode, RESOLVE_NO_MAGICLINKS | resolve)
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return mounts.openat2(root, path, flags, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EPERM, ESRCH
+from errno import ENOENT, EPERM, ESRCH
 
 from aions._sys import libc
 from aions._sys.calls import KernelError, call
@@ -12,12 +12,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterable
+    from typing import TypeVarTuple
+
+    Ts = TypeVarTuple("Ts")
 else:
     import _signal as signal
 
 KILL = int(signal.SIGKILL)
+STOP = int(signal.SIGSTOP)
 
-ALL = frozenset(map(int, signal.valid_signals())) - {KILL, int(signal.SIGSTOP)}
+ALL = frozenset(map(int, signal.valid_signals())) - {KILL, STOP}
 """Those that a process may do something about."""
 
 _FROM_TERMINALS = ("SIGINT", "SIGQUIT", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGHUP")
@@ -68,8 +72,30 @@ def kill(pidfd: int) -> None:
 def kill_all(pids: Iterable[int]) -> None:
     """SIGKILL processes, of which some may be gone, or be another user's (a setuid program)."""
     for pid in pids:
-        try:
-            call(lambda: f"kill({pid}, SIGKILL)", os.kill, pid, KILL)  # noqa: B023
-        except KernelError as error:
-            if error.errno not in (ESRCH, EPERM):
-                raise
+        _unless_gone(lambda: f"kill({pid}, SIGKILL)", os.kill, pid, KILL)  # noqa: B023
+
+
+def send_all(proc: int, pids: Iterable[int], number: int) -> list[int]:
+    """The same by the pids of a /proc, which may not be those of this process, with any signal; return who has got it.
+
+    KERNEL: a descriptor of /proc/PID serves as a pidfd here.
+    """
+    return [pid for pid in pids if _unless_gone(lambda: f"kill({pid}, {number})", _send, proc, pid, number)]  # noqa: B023
+
+
+def _send(proc: int, pid: int, number: int) -> None:
+    descriptor = os.open(str(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        signal.pidfd_send_signal(descriptor, number)
+    finally:
+        os.close(descriptor)
+
+
+def _unless_gone(text: Callable[[], str], function: Callable[[*Ts], None], *arguments: *Ts) -> bool:
+    try:
+        call(text, function, *arguments)
+    except KernelError as error:
+        if error.errno not in (ENOENT, EPERM, ESRCH):
+            raise
+        return False
+    return True

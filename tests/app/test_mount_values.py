@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from aions import Bind, Dev, Mount, MountAttribute, MountFlag, Overlay, Proc, Propagation, Sysfs, Tmpfs
+from aions import Bind, Dev, Mount, MountAttribute, MountFlag, Namespace, Overlay, Proc, Propagation, Sysfs, Tmpfs
 from aions._wire.messages import Attach
 
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
+ROOT = os.geteuid() == 0
 
 
 @pytest.mark.parametrize(
@@ -33,16 +34,24 @@ RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
             Overlay("/o", ("/a",), upper="/u", work="/w", read_only=True),
             Attach("overlay", "/o", ("/a",), ("upperdir=/u", "workdir=/w"), RDONLY),
         ),
-        (Proc(), Attach("proc", "/proc", (), (), NOSUID | NODEV | NOEXEC)),
-        (Proc("/p", fallback=True), Attach("proc", "/p", ("/proc",), (), NOSUID | NODEV | NOEXEC)),
-        (Sysfs(read_only=True), Attach("sysfs", "/sys", (), (), RDONLY | NOSUID | NODEV | NOEXEC)),
-        (Sysfs(fallback=True), Attach("sysfs", "/sys", ("/sys",), (), NOSUID | NODEV | NOEXEC)),
+        (Proc(), Attach("proc", "/proc", (), (), NOSUID | NODEV | NOEXEC, ROOT)),
+        (Proc("/p", fallback=True), Attach("proc", "/p", ("/proc",), (), NOSUID | NODEV | NOEXEC, ROOT)),
+        (Proc(kernel_writable=True), Attach("proc", "/proc", (), (), NOSUID | NODEV | NOEXEC)),
+        (Sysfs(read_only=True), Attach("sysfs", "/sys", (), (), RDONLY | NOSUID | NODEV | NOEXEC, ROOT)),
+        (Sysfs(fallback=True), Attach("sysfs", "/sys", ("/sys",), (), NOSUID | NODEV | NOEXEC, ROOT)),
+        (Sysfs(kernel_writable=True), Attach("sysfs", "/sys", (), (), NOSUID | NODEV | NOEXEC)),
         (Dev(), Attach("dev", "/dev", (), (), NOSUID)),
     ],
     ids=repr,
 )
 def test_what_is_written_for_the_worker(mount: Mount, written: Attach) -> None:
     assert mount._attach() == written
+
+
+@pytest.mark.parametrize("mount", [Proc(), Sysfs()], ids=repr)
+def test_what_is_about_the_network_is_told_apart_where_it_is_the_workers_own(mount: Mount) -> None:
+    assert not mount._attach(Namespace.MOUNT).own_network
+    assert mount._attach(Namespace.MOUNT | Namespace.NETWORK).own_network
 
 
 @pytest.mark.parametrize("path", ["relative", "", "./x", "\0", "/a\0b", b"/\0"])

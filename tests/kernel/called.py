@@ -74,6 +74,20 @@ def join_a_thread() -> None:
     thread.join()
 
 
+def leave_inheritable_descriptors() -> None:
+    """Leave some, with low and with high numbers, as careless code does."""
+    pipe = os.pipe()
+    for number in (*pipe, os.dup2(pipe[0], 40), os.dup2(pipe[0], 90)):
+        os.set_inheritable(number, True)
+
+
+def be_where_the_c_library_cannot_close_ranges() -> None:
+    """Have posix_spawn(3) as it is in musl and in an older glibc."""
+    from aions._worker import commands
+
+    vars(commands)["CAN_CLOSE_FROM"] = False
+
+
 def leave_room_for_two_descriptors() -> None:
     """Use up the table of descriptors, which is made small for that, but for those that looking at /proc takes."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (32, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))

@@ -25,6 +25,11 @@ def can(*command: str) -> bool:
     return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+def unused_nss_libraries() -> list[Path]:
+    """Return modules of the C library for looking up names that are installed and, being of no use to most, in no use."""
+    return [path for name in ("compat", "hesiod") for path in Path("/usr").glob(f"lib*/**/libnss_{name}.so.2")]
+
+
 CAPABILITIES = {
     "namespaces": lambda: can("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "true"),
     "time_namespaces": lambda: can("unshare", "--user", "--map-root-user", "--time", "true"),
@@ -33,6 +38,7 @@ CAPABILITIES = {
     "tmux": lambda: can("tmux", "-V"),
     "usr_as_root": lambda: can("unshare", "--map-root-user", "--root=/usr", "/bin/sh", "-c", ":"),
     "kept_statuses": lambda: bool(are_kept()),
+    "nss_library": lambda: bool(unused_nss_libraries()),
     "strace": lambda: can("strace", "-o", "/dev/null", "true"),
 }
 

@@ -8,8 +8,8 @@ import select
 import signal
 import statistics
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL
@@ -17,10 +17,11 @@ from subprocess import DEVNULL
 import anyio
 import pytest
 
-from aions import Worker, WorkerDied, current_worker, get_namespace_id, open_worker
+from aions import Namespace, Worker, WorkerDied, current_worker, get_namespace_id, open_worker
 from aions._sys import proc
 from tests.kernel.programs.counts import times
-from tests.kernel.programs.running import BACKENDS, Program, children, parent, state, wait_until, zombies
+from tests.kernel.programs.running import BACKENDS, Program, children, command, parent, state, wait_until, zombies
+from tests.kernel.targets import target_as_root
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -46,6 +47,50 @@ def test_nothing_outlives_an_app_that_is_killed_while_it_opens_workers(backend: 
             app.process.kill()
             assert app.left_after(1) == []
             assert app.stderr() == ""
+
+
+def of_commands(app: Program) -> list[str]:
+    """Return the command lines of the commands that run, and of what they have started."""
+    return sorted(line for pid in app.left() if (line := command(pid).strip()).startswith(("sleep", "sh", "/bin/sh")))
+
+
+@contextmanager
+def in_an_entered_pid_namespace(backend: str) -> Iterator[tuple[Program, dict[str, int]]]:
+    """Have a program run commands in a pid namespace that unshare(1) has made; give the program and what it reports."""
+    with target_as_root(Namespace.PID) as pid, Program(backend, "lifetime", "in_an_entered_pid_namespace", pid) as app:
+        reported = app.report()
+        wait_until(lambda: len(of_commands(app)) == 9, 5)
+        assert len(of_commands(app)) == 9  # each worker's shell with two children, and another one; and an orphan
+        yield app, reported
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_of_a_killed_app_is_left_in_a_pid_namespace_that_was_entered(backend: str) -> None:
+    for _ in range(times("app killed")):
+        with in_an_entered_pid_namespace(backend) as (app, _):
+            app.process.kill()
+            assert app.left_after(1) == []
+            assert app.stderr() == ""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_of_a_killed_worker_is_left_in_a_pid_namespace_that_was_entered_by_it_alone(backend: str) -> None:
+    with in_an_entered_pid_namespace(backend) as (app, reported):
+        os.kill(reported["outside"], signal.SIGKILL)
+        wait_until(lambda: len(of_commands(app)) == 5, 1)
+        assert len(of_commands(app)) == 5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("killed", ["inside", "forkserver"])
+def test_the_commands_of_a_worker_inside_of_somebody_elses_pid_namespace_end_with_it(backend: str, killed: str) -> None:
+    """What these have started is then the child of that namespace's first process, and out of reach."""
+    with in_an_entered_pid_namespace(backend) as (_app, reported):
+        commands = [pid for pid in children(reported["inside"]) if command(pid).startswith(("sleep 1002", "/bin/sh"))]
+        assert len(commands) == 2
+        os.kill(reported[killed], signal.SIGKILL)
+        wait_until(lambda: all(state(pid) in "XZ" for pid in commands), 1)
+        assert [state(pid) for pid in commands if state(pid) not in "XZ"] == []
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -169,6 +169,28 @@ def test_who_enters_a_user_namespace(options: list[str]) -> None:
     assert found == expected
 
 
+AS_ANOTHER = ("--setuid=1234", "--setgid=1234")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("options", [["--uts"], ["--mount", "--net"], []], ids=" ".join)
+def test_without_a_new_user_namespace_no_capabilities_are_kept(options: list[str]) -> None:
+    """They would be those of the machine."""
+    found = ours("--keep-caps", *options, *AS_ANOTHER)
+    assert found == theirs("--keep-caps", *options, *AS_ANOTHER)
+    assert "CapPrm: 0000000000000000\nCapEff: 0000000000000000\n" in found
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("options", [[], ["--keep-caps"]], ids=" ".join)
+def test_where_no_user_namespace_is_entered_no_capabilities_are_kept(options: list[str]) -> None:
+    """nsenter(1) has had --keep-caps since 2.40, with the same meaning."""
+    with target(Namespace.UTS) as pid:
+        found = nsenter("--target", str(pid), "--uts", *options, *AS_ANOTHER)
+        assert found == nsenter("--target", str(pid), "--uts", *AS_ANOTHER, program=("nsenter",))
+    assert "CapPrm: 0000000000000000\nCapEff: 0000000000000000\n" in found
+
+
 @pytest.mark.root
 def test_credentials_that_are_preserved_are_nobodys_where_they_are_not_mapped() -> None:
     with target(Namespace.USER, "--map-root-user", owner=1234) as pid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import anyio
 import pytest
+import sniffio
+import trio
 from anyio.abc import AsyncResource, SocketAttribute
 
 import aions
@@ -20,6 +23,7 @@ from aions import FileDescriptor, Namespace, NamespaceFile, Worker, new_namespac
 from aions._app import targets
 from tests.kernel import called
 from tests.kernel.explained import works
+from tests.kernel.programs.running import parent
 from tests.kernel.targets import EVERY_KIND, KINDS, has_processes, name_of, on_one_loop, target_as_root, until
 from tests.kernel.test_sockets import cookie, network
 
@@ -281,6 +285,107 @@ async def test_a_process_whose_pid_another_has_got(monkeypatch: pytest.MonkeyPat
             await open_namespace(FileDescriptor(pidfd), "net")
     finally:
         os.close(pidfd)
+
+
+class Recycled:
+    """A process object that has the pid of another process, as it has when the kernel has given that anew."""
+
+    def __init__(self, process: object, pid: int) -> None:
+        self._process = process
+        self.pid = pid
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._process, name)
+
+
+class OfMultiprocessing:
+    exitcode = 0
+
+
+class OfPsutil:
+    """What psutil has instead of a return code: a look at when the process began."""
+
+    def is_running(self) -> bool:
+        return False
+
+
+async def ended_in_every_way() -> AsyncIterator[object]:
+    """Yield objects of processes that have ended and were collected."""
+    popen = subprocess.Popen(["true"])
+    popen.wait()
+    yield popen
+    yield OfMultiprocessing()
+    yield OfPsutil()
+    async with await anyio.open_process(["true"], stdout=None, stderr=None) as process:
+        await process.wait()
+    yield process
+    if sniffio.current_async_library() == "asyncio":
+        of_asyncio = await asyncio.create_subprocess_exec("true")
+        await of_asyncio.wait()
+        yield of_asyncio
+    else:
+        of_trio = await trio.lowlevel.open_process(["true"])
+        await of_trio.wait()
+        yield of_trio
+
+
+async def test_a_process_that_was_collected_is_not_taken_for_the_one_that_has_its_pid() -> None:
+    with target_as_root(Namespace.NETWORK) as pid:
+        async with open_worker() as worker:
+            await refuse_all_that_were_collected(worker, pid)
+            await worker.enter(pid, Namespace.USER | Namespace.NETWORK)
+
+
+async def refuse_all_that_were_collected(worker: Worker, pid: int) -> None:
+    async for process in ended_in_every_way():
+        for call in (worker.enter, open_namespace):
+            with pytest.raises(ProcessLookupError) as caught:
+                await call(Recycled(process, pid), Namespace.USER | Namespace.NETWORK)
+            assert caught.value.__notes__ == [
+                f"The process has ended and was collected: {pid} may be the pid of another by now."
+            ]
+
+
+class EndsMeanwhile:
+    """A process that has not ended yet when it is first asked."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._codes = [None, 0]
+
+    @property
+    def returncode(self) -> int | None:
+        return self._codes.pop(0)
+
+
+@on_one_loop
+async def test_a_process_that_is_collected_while_its_pidfd_is_opened(worker: Worker) -> None:
+    with pytest.raises(ProcessLookupError):
+        await worker.enter(EndsMeanwhile(os.getpid()), "uts")
+
+
+async def test_a_process_that_the_event_loop_has_not_heard_of_yet(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was collected in a thread, so that the pid is no child's any more."""
+    process = await anyio.open_process(["sleep", "600"], stdout=None, stderr=None)
+    try:
+        async with await open_namespace(process, "uts") as file:
+            assert str(file.id) == name_of("self", Namespace.UTS)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(process), "pid", parent(worker.pid))
+            with pytest.raises(ProcessLookupError):
+                await open_namespace(process, "uts")
+    finally:
+        process.kill()
+        await process.aclose()
+
+
+@on_one_loop
+async def test_a_process_that_nobody_has_collected_yet_is_gone_as_well(worker: Worker) -> None:
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        for call in (worker.enter, open_namespace):
+            with pytest.raises(ProcessLookupError):
+                await call(process, "net")
 
 
 @on_one_loop

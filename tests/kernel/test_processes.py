@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import inspect
 import os
 import pwd
+import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError
@@ -19,6 +22,7 @@ import pytest
 from aions import Namespace, Worker, open_worker
 from tests.kernel import called
 from tests.kernel.pipes import open_pipe
+from tests.kernel.programs import seccomp
 from tests.kernel.scripts import run_script
 from tests.kernel.targets import name_of, on_one_loop, target, target_as_root
 
@@ -265,6 +269,67 @@ async def test_no_signal_of_the_worker_gets_into_a_passed_pipe(tmp_path: Path) -
     act = """await worker.run_process(["/no/such/command"], pass_fds=numbers)"""
     expected = ["no such command", "passed nothing", "the worker works", "status 3"]
     assert run_script(tmp_path, COLLIDING.replace("{act}", act)) == expected
+
+
+HOWS: dict[str, Callable[[Worker], Awaitable[object]]] = {
+    "close_range": lambda worker: worker.get_namespace_id(None, "net"),
+    "an older C library": lambda worker: worker.run_sync(called.be_where_the_c_library_cannot_close_ranges),
+    "close_range is refused": lambda worker: worker.run_sync(seccomp.deny, "close_range"),
+}
+"""How a command's descriptors are closed."""
+
+_OTHERS = ("socket:", "pipe:", "anon_inode:", "/memfd:")
+"""What a worker has open. A command's own loader opens files."""
+
+
+async def others_at_once(worker: Worker, **options: Any) -> set[str]:
+    """Start a command, look at once what it has open besides what it is given, and end it."""
+    process = await worker.open_process(["sleep", "600"], stdout=None, stderr=None, stdin=DEVNULL, **options)
+    found = set()
+    wanted = {"0", "1", "2", *map(str, options.get("pass_fds", ()))}
+    assert wanted <= set(os.listdir(f"/proc/{process.pid}/fd"))
+    for number in set(os.listdir(f"/proc/{process.pid}/fd")) - wanted:
+        with suppress(OSError):
+            found.add(os.readlink(f"/proc/{process.pid}/fd/{number}"))
+    process.kill()
+    await process.aclose()
+    return {each for each in found if each.startswith(_OTHERS) or each == "/proc"}
+
+
+@pytest.fixture
+def high_descriptor() -> Iterator[int]:
+    """A descriptor of this process with a number that is higher than those of a worker."""
+    with open("/dev/null") as null:
+        descriptor = fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, 60)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
+async def test_a_command_never_has_the_workers_descriptors(
+    how: Callable[[Worker], Awaitable[object]], high_descriptor: int
+) -> None:
+    """Not even for the moment in which posix_spawn(3) has returned and execve(2) is not through."""
+    async with open_worker(unshare=Namespace.USER | Namespace.MOUNT) as worker:
+        await worker.run_sync(called.leave_inheritable_descriptors)
+        await how(worker)
+        await worker.mount("tmpfs", "/proc", "tmpfs")  # the C library must not need one
+        for _ in range(20):
+            assert await others_at_once(worker) == set()
+            assert await others_at_once(worker, pass_fds=(high_descriptor,)) == set()
+            assert await others_at_once(worker, no_new_privs=True) == set()
+
+
+@pytest.mark.parametrize("number", [60, 63])
+@on_one_loop
+async def test_a_command_may_have_the_highest_descriptor_that_there_can_be(number: int) -> None:
+    with open("/dev/null") as null:
+        os.dup2(null.fileno(), number, inheritable=False)
+        try:
+            async with open_worker(rlimits={resource.RLIMIT_NOFILE: 64}) as worker:
+                assert await others_at_once(worker, pass_fds=(number,)) == set()
+        finally:
+            os.close(number)
 
 
 @on_one_loop

@@ -1,4 +1,4 @@
-"""`aions unshare` and `aions nsenter` in a real terminal: job control, Ctrl-C, Ctrl-Z, its size, and whose it is afterwards."""
+"""`aions run`, `unshare` and `nsenter` in a real terminal: job control, Ctrl-C, Ctrl-Z, its size, whose it is then."""
 
 from __future__ import annotations
 
@@ -40,9 +40,11 @@ def target() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-@pytest.fixture(params=[*UNSHARE, "nsenter"])
+@pytest.fixture(params=[*UNSHARE, "nsenter", "run"])
 def inside(request: pytest.FixtureRequest, target: subprocess.Popen[bytes]) -> str:
     """The start of a command line that leads inside."""
+    if request.param == "run":
+        return f"{AIONS} run"
     if request.param == "nsenter":
         pid = Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text().strip()
         return f"{AIONS} nsenter --target {pid} --all"
@@ -124,7 +126,7 @@ def test_the_terminal_is_given_back(screen: Screen, inside: str, ends: str) -> N
     screen.expect("^outer> ")
 
 
-@pytest.mark.parametrize("options", ["unshare -r", "unshare -rp", "unshare"])
+@pytest.mark.parametrize("options", ["unshare -r", "unshare -rp", "unshare", "run"])
 def test_ctrl_c_ends_a_command(screen: Screen, options: str) -> None:
     screen.enter(f"{AIONS} {options} sh -c 'echo rea''dy; exec sleep 1000'")
     screen.expect("^ready")
@@ -133,7 +135,7 @@ def test_ctrl_c_ends_a_command(screen: Screen, options: str) -> None:
     assert screen.run("echo $?", "outer> ") == "130"
 
 
-@pytest.mark.parametrize("options", ["unshare -r", "unshare -rp", "unshare -rf", "unshare -r --kill-child=TERM"])
+@pytest.mark.parametrize("options", ["unshare -r", "unshare -rp", "unshare -rf", "unshare -r --kill-child=TERM", "run"])
 def test_ctrl_c_reaches_a_command_once(screen: Screen, options: str) -> None:
     script = "trap 'echo caught' INT; echo rea''dy; while read line; do echo line $line; done; exit 4"
     screen.enter(f"{AIONS} {options} bash -c {shlex.quote(script)}")
@@ -149,7 +151,7 @@ def test_ctrl_c_reaches_a_command_once(screen: Screen, options: str) -> None:
     assert screen.run("echo $?", "outer> ") == "4"
 
 
-@pytest.mark.parametrize("options", ["unshare -r", "unshare -rp", "unshare -r --kill-child=TERM"])
+@pytest.mark.parametrize("options", ["unshare -r", "unshare -rp", "unshare -r --kill-child=TERM", "run"])
 def test_ctrl_z_stops_a_command_and_fg_continues_it(screen: Screen, options: str) -> None:
     screen.enter(f"{AIONS} {options} sh -c 'echo rea''dy; exec cat'")
     screen.expect("^ready")
@@ -170,10 +172,11 @@ def test_ctrl_z_stops_a_command_and_fg_continues_it(screen: Screen, options: str
     assert screen.run("echo $?", "outer> ") == "143"
 
 
-def test_ctrl_z_does_nothing_where_no_shell_could_continue_a_command() -> None:
+@pytest.mark.parametrize("options", ["unshare -r", "run"])
+def test_ctrl_z_does_nothing_where_no_shell_could_continue_a_command(options: str) -> None:
     """As without us: the kernel does not stop an orphaned process group. (No tmux, which continues what is stopped.)"""
     keyboard, terminal = os.openpty()
-    command = [sys.executable, "-m", "aions", "unshare", "-r", "sh", "-c", "echo ready; exec cat"]
+    command = [sys.executable, "-m", "aions", *options.split(), "sh", "-c", "echo ready; exec cat"]
     with subprocess.Popen(["setsid", "--ctty", *command], stdin=terminal, stdout=terminal, stderr=terminal) as process:
         try:
             os.close(terminal)
@@ -206,19 +209,20 @@ def test_a_command_learns_of_the_terminals_size(screen: Screen, inside: str) -> 
     screen.expect("^outer> ")
 
 
-def test_a_background_command_leaves_the_terminal_alone(screen: Screen) -> None:
-    screen.enter(f"{AIONS} unshare -rp sh -c 'echo bac''kground' & wait")
+@pytest.mark.parametrize("options", ["unshare -rp", "run"])
+def test_a_background_command_leaves_the_terminal_alone(screen: Screen, options: str) -> None:
+    screen.enter(f"{AIONS} {options} sh -c 'echo bac''kground' & wait")
     screen.expect("^background")
     screen.expect("Done")
     screen.expect("^outer> ")
     assert screen.run("echo here", "outer> ") == "here"
-    screen.enter(f"{AIONS} unshare -rp cat &")
+    screen.enter(f"{AIONS} {options} cat &")
     screen.expect("^outer> ")
     screen.enter("until jobs -s | grep cat; do sleep 0.05; done")  # it wanted to read
     screen.expect("Stopped")
     screen.expect("^outer> ")
     screen.enter("fg")
-    screen.expect("unshare -rp cat")
+    screen.expect(f"{options} cat")
     screen.enter("now")
     screen.expect("^now\nnow")
     screen.keys("C-d")

@@ -214,12 +214,43 @@ def test_a_child_whose_lifeline_breaks_is_killed() -> None:
         assert family.poller.poll(0) == []
         os.close(lifeline)
         ((broken, _event),) = family.poller.poll(2000)
-        family.children.let_go(broken)
+        family.children.let_go(broken, family.proc)
         wait_until_ended(pid)
         assert family.poller.poll(0) == []
         assert family.reap() is True
         assert select.select([other_lifeline], [], [], 0)[0] == []
         kill_descendants(family.proc, "self")
+
+    apart(worker)
+
+
+def test_what_a_child_has_started_is_killed_with_it() -> None:
+    def worker() -> None:
+        family = Family()
+        pid, lifeline = family.start(TREE)
+        near = wait_for_children_of(family, pid, 2)
+        far = wait_for_children_of(family, near[1], 2)
+        os.close(lifeline)
+        ((broken, _event),) = family.poller.poll(2000)
+        family.children.let_go(broken, family.proc)
+        wait_until_ended(pid)
+        wait_until_gone([*near, *far])
+
+    apart(worker)
+
+
+@pytest.mark.parametrize("has_proc", [True, False])
+def test_at_the_end_children_are_killed_and_collected(has_proc: bool) -> None:
+    def worker() -> None:
+        family = Family()
+        family.children.expect()
+        pid, lifeline = family.start(TREE if has_proc else "exec sleep 100")
+        if has_proc:
+            wait_for_children_of(family, wait_for_children_of(family, pid, 2)[1], 2)
+        family.children.end(family.proc if has_proc else -1)
+        assert os.read(lifeline, 10) == b"-9"
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
 
     apart(worker)
 
@@ -231,14 +262,14 @@ def test_a_child_that_has_ended_may_be_let_go_before_it_is_reaped() -> None:
         wait_until_ended(pid)
         os.close(lifeline)
         ((broken, _event),) = family.poller.poll(2000)
-        family.children.let_go(broken)
+        family.children.let_go(broken, family.proc)
         assert family.reap() is True
 
     apart(worker)
 
 
 def test_letting_go_of_what_is_no_lifeline_does_nothing() -> None:
-    apart(lambda: Family().children.let_go(99))
+    apart(lambda: Family().children.let_go(99, -1))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes a process that may not be killed: only root can make one")
@@ -249,7 +280,7 @@ def test_letting_go_of_a_child_that_may_not_be_killed_does_not_end_the_worker() 
         os.setresuid(65534, 65534, 65534)  # a child that is another user's: as sudo is, for a plain user
         os.close(lifeline)
         ((broken, _event),) = family.poller.poll(2000)
-        family.children.let_go(broken)
+        family.children.let_go(broken, family.proc)
         assert family.poller.poll(0) == []
         assert is_running(pid)
 

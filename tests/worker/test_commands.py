@@ -6,13 +6,16 @@ import contextlib
 import errno
 import os
 import random
+import socket
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from aions._sys.calls import KernelError
 from aions._wire.messages import Spawn
-from aions._worker.commands import Placed, _forked, _place
+from aions._worker.commands import Command, Placed, _forked, _place
+from aions._worker.home import Home
+from aions._worker.loop import Server
 from tests.wire.full_table import room_for
 from tests.worker.apart import apart
 
@@ -32,6 +35,12 @@ def request(standard: Sequence[int], passed: Sequence[int], numbers: Sequence[in
         stderr=stderr,
         passed=tuple(passed),
     )
+
+
+def server() -> Server:
+    """Return a worker's server, whose app is never heard of."""
+    _ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return Server(theirs, Home(), {})
 
 
 def named_file(name: str, number: int) -> int:
@@ -155,7 +164,7 @@ def test_where_there_is_no_room_nothing_is_lost() -> None:
 def test_whatever_goes_wrong_before_a_command_runs_is_told() -> None:
     def worker() -> None:
         with pytest.raises(KernelError, match="Invalid argument") as caught:
-            _forked(request((0, 1, 2), (), (), umask=2**40), {}, None)
+            _forked(Command(server(), request((0, 1, 2), (), (), umask=2**40), {}, None), ())
         assert "OverflowError" in str(caught.value.hint)
 
     in_a_worker(worker)

@@ -32,7 +32,7 @@ def is_told(lifeline: int) -> bool:
 
 
 def test_a_workers_end_is_told_when_what_it_left_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "kill_all", lambda _pids: None)  # as if they took their time to die
+    monkeypatch.setattr(signals, "send_all", lambda _proc, _pids, _number: [])  # as if they took their time to die
 
     def serve() -> None:
         server, lifeline, stray = serving_with_a_stray()
@@ -47,7 +47,7 @@ def test_a_workers_end_is_told_when_what_it_left_has_ended(monkeypatch: pytest.M
 
 
 def test_what_does_not_die_holds_it_up_for_a_second_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "kill_all", lambda _pids: None)
+    monkeypatch.setattr(signals, "send_all", lambda _proc, _pids, _number: [])
 
     def serve() -> None:
         server, lifeline, stray = serving_with_a_stray()

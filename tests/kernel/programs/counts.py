@@ -33,6 +33,8 @@ _COUNTS = {
     "networks": (100, 10_000),
     "cancelled sockets": (50, 5000),
     "requests in flight": (100, 10_000),
+    "rounds beside thieves": (10, 334),  # 1,000 with all loops
+    "entries among thieves": (10, 334),
     "id maps": (2000, 100_000),
     "faults": (1, 20),
     "symlink swaps": (1000, 100_000),

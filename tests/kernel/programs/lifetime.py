@@ -63,6 +63,28 @@ def until_killed(backend: str, directory: str) -> None:
     run(backend, _until_killed, Path(directory))
 
 
+_FAMILY = "sleep 1000 & sleep 1001 & wait"
+
+
+async def _in_an_entered_pid_namespace(pid: int) -> None:
+    kinds = Namespace.USER | Namespace.PID
+    async with open_worker() as outside, open_worker(enter=(pid, kinds)) as inside:
+        await outside.enter(pid, kinds)
+        commands = [
+            await worker.open_process(command, stdin=DEVNULL, stdout=None, stderr=None)
+            for worker in (outside, inside)
+            for command in (_FAMILY, ["sleep", "1002"])
+        ]
+        await inside.run_process(_DOUBLE_FORK, stdin=DEVNULL, stdout=None, stderr=None)
+        report(outside=outside.pid, inside=inside.pid, forkserver=parent(outside.pid), commands=len(commands))
+        await anyio.sleep_forever()
+
+
+def in_an_entered_pid_namespace(backend: str, pid: str) -> None:
+    """Have commands, and what these start, in a pid namespace that somebody else has made; by workers in and outside of it."""
+    run(backend, _in_an_entered_pid_namespace, int(pid))
+
+
 class Unexpected(Exception):
     """What an app may raise."""
 

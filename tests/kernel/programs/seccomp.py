@@ -1,4 +1,4 @@
-"""A seccomp filter like that of Docker: system calls that are answered EPERM, to this process and to all that it starts."""
+"""A seccomp filter like that of Docker: system calls that are refused, to this process and to all that it starts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _NUMBERS = {
         "unshare": 272,
         "setns": 308,
         "pidfd_open": 434,
+        "close_range": 436,
     },
     "aarch64": {
         "ioctl": 29,
@@ -25,6 +26,7 @@ _NUMBERS = {
         "sethostname": 161,
         "setns": 268,
         "pidfd_open": 434,
+        "close_range": 436,
     },
 }[platform.machine()]
 
@@ -32,7 +34,6 @@ _NUMBER, _SECOND_ARGUMENT = 0, 24
 """Where a filter finds them, in struct seccomp_data."""
 
 _ALLOW = struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000)
-_REFUSE = struct.pack("HBBI", 0x06, 0, 0, 0x00050000 | errno.EPERM)
 
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _PR_SET_NO_NEW_PRIVS = 38
@@ -46,13 +47,14 @@ def _allow_unless(offset: int, value: int) -> bytes:
     return struct.pack("HBBI", 0x20, 0, 0, offset) + struct.pack("HBBI", 0x15, 1, 0, value) + _ALLOW
 
 
-def deny(*calls: str, second_argument: int | None = None) -> None:
-    """Have these system calls refused from now on: all, or those with this second argument."""
+def deny(*calls: str, second_argument: int | None = None, answer: int = errno.EPERM) -> None:
+    """Have these system calls refused from now on, with this errno: all, or those with this second argument."""
+    refuse = struct.pack("HBBI", 0x06, 0, 0, 0x00050000 | answer)
     for call in calls:
         checks = [(_NUMBER, _NUMBERS[call])]
         if second_argument is not None:
             checks.append((_SECOND_ARGUMENT, second_argument))
-        _install(b"".join([*(_allow_unless(*check) for check in checks), _REFUSE]))
+        _install(b"".join([*(_allow_unless(*check) for check in checks), refuse]))
 
 
 def _install(code: bytes) -> None:
