@@ -276,7 +276,7 @@ class Client:
             if self._connection.fileno() < 0:
                 return
             try:
-                packet = fdsocket.receive(self._connection, fdsocket.DONTWAIT)
+                packet = fdsocket.receive(self._connection, fdsocket.DONTWAIT, fdsocket.LARGEST_REPLY)
             except BlockingIOError:
                 return
             except ProtocolError as error:
@@ -294,7 +294,7 @@ class Client:
     def _deliver(self, packet: fdsocket.Packet) -> None:
         outcome: Reply | Exception
         try:
-            request_id, outcome = codec.decode(packet, REPLIES)
+            request_id, outcome = codec.decode_reply(packet, REPLIES)
         except ProtocolError as error:
             fdsocket.close_all(packet.descriptors)
             request_id, outcome = error.request_id, error

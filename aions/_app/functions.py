@@ -12,7 +12,7 @@ import anyio.to_process
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from aions._app.link import Link
-from aions._app.pickling import pickled, unpickled
+from aions._app.pickling import pickled, unpickled, unpickled_from
 from aions._errors import AionsError
 from aions._wire.fdsocket import close_all
 from aions._wire.messages import Called, CallFunction, GetNamespaceID, Identified
@@ -67,8 +67,6 @@ async def _outcome(worker: Link, payload: bytes, main: str | None) -> tuple[bool
         reply = await worker.call(CallFunction(tuple(sys.path), main, call, memfds), Called)
     finally:
         close_all(memfds)
-    try:
-        outcome = unpacked(reply.outcome, reply.long_outcome)
-    finally:
-        close_all(reply.long_outcome)
-    return unpickled(outcome)
+    if reply.long_outcome:
+        return await unpickled_from(*reply.long_outcome)
+    return unpickled(unpacked(reply.outcome, ()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv6Address, ip_address
 from socket import AddressFamily, SocketKind
 from typing import TypeVar
@@ -19,6 +19,7 @@ from aions._app.namespace_file import NamespaceFile, networks
 from aions._app.text import c_int, text
 from aions._errors import ProtocolError
 from aions._types import Namespace
+from aions._wire.fdsocket import close_all
 from aions._wire.messages import (
     Done,
     GetNamespaceID,
@@ -165,11 +166,13 @@ async def _resolver(worker: Link, namespace: NamespaceFile | None) -> AsyncItera
     networks(namespace)
     worker.check_open()
     apart = worker.sees_foreign_files or worker.next_child_is_first
-    resolver = await (current_home().fork() if apart else worker.fork())
-    try:
+    async with AsyncExitStack() as stack:
+        resolver = await (current_home().fork() if apart else worker.fork())
+        stack.push_async_callback(resolver.aclose)
         found = ResolverFiles((), ())
         if apart:
             found = await worker.call(ReadResolverFiles(), ResolverFiles)
+            stack.callback(close_all, found.contents)
             await _join_network(resolver, worker)
         if namespace is not None:
             await set_namespace(resolver, namespace, Namespace.NETWORK, preserve_credentials=False)
@@ -177,8 +180,6 @@ async def _resolver(worker: Link, namespace: NamespaceFile | None) -> AsyncItera
             name = namespace.name if namespace is not None else worker.network_name
             await resolver.call(IsolateResolver(name, found.files, found.contents), Done)
         yield resolver
-    finally:
-        await resolver.aclose()
 
 
 async def _join_network(resolver: Link, worker: Link) -> None:

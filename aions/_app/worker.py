@@ -455,7 +455,10 @@ class Worker(Mounting, Networking):
         keep_capabilities: bool = False,
         no_new_privs: bool = False,
     ) -> Process:
-        """Start a command where the worker is: `anyio.open_process`, elsewhere. See `run_process`."""
+        """Start a command where the worker is: `anyio.open_process`, elsewhere. See `run_process`.
+
+        It runs until it ends or the worker is closed, also if nobody keeps the handle.
+        """
         return await processes.open_process(
             self._link,
             command,
@@ -576,6 +579,7 @@ class Worker(Mounting, Networking):
 
         Raises:
             AionsError: a cancellable call would be the first process of a pid namespace that the worker has unshared.
+            AionsError: what it returned or raised takes more than 256 MiB when it is pickled.
             pickle.PicklingError, AttributeError, TypeError: function, arguments or result cannot be pickled.
             Whatever the function raises, with the worker's traceback as a note.
         """

@@ -24,6 +24,13 @@ MAX_DESCRIPTORS = 252
 """The kernel takes 253 in one message (SCM_MAX_FD); the last is kept for the memfd of a long packet."""
 
 
+MANY_BRACKETS = 64 * 1024
+"""More than any reply has, those in the strings of its log included.
+
+SECURITY: lists in lists take the longest to read, and to look through for garbage.
+"""
+
+
 class _Context:
     """What `json` tells the scanner by default."""
 
@@ -71,6 +78,14 @@ def encode_steps(steps: Iterable[Message]) -> tuple[str, ...]:
 
 class DescriptorsLost(ProtocolError):
     """Descriptors did not arrive: the receiver's table was full."""
+
+
+def decode_reply(packet: Packet, known: Mapping[str, type[M]]) -> tuple[int, M]:
+    """Read a message from a worker, which may lie. Raises what `decode` does."""
+    data = packet.data
+    if len(data) > MANY_BRACKETS and data.count(b"[") + data.count(b"{") > MANY_BRACKETS:
+        raise ProtocolError(f"no message: too many lists in {data[:80]!r}")
+    return decode(packet, known)
 
 
 def decode(packet: Packet, known: Mapping[str, type[M]]) -> tuple[int, M]:

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 DONTWAIT: int = socket.MSG_DONTWAIT
 INLINE_LIMIT = 64 * 1024
 LARGEST = 256 * 1024 * 1024
-"""More than any request needs. The limit is there so that a worker that lies cannot make the app swallow all memory."""
+"""More than any request needs."""
+LARGEST_REPLY = 1024 * 1024
+"""More than any reply needs; what is longer travels in descriptors of its own.
+
+SECURITY: a worker may lie. JSON of this size takes the app a tenth of a second to read, whatever is in it.
+"""
 
 A_WHILE = 0.001
 """Seconds until it is worth while to try again where too many descriptors were under way: nobody is told when they are not."""
@@ -76,12 +81,12 @@ def send(sock: socket.socket, data: bytes, descriptors: Sequence[int] = (), flag
             os.close(memfd)
 
 
-def receive(sock: socket.socket, flags: int = 0) -> Packet | None:
+def receive(sock: socket.socket, flags: int = 0, largest: int = LARGEST) -> Packet | None:
     """Receive one packet, whose descriptors are then the caller's; None where the other side is gone.
 
     Raises:
         BlockingIOError: there is none (with MSG_DONTWAIT).
-        ProtocolError: it was cut, or its memfd is none.
+        ProtocolError: it was cut, is larger than `largest`, or its memfd is none.
     """
     try:
         data, control, received, _address = _receive(sock, flags)
@@ -98,7 +103,7 @@ def receive(sock: socket.socket, flags: int = 0) -> Packet | None:
         if received & socket.MSG_TRUNC or len(data) > INLINE_LIMIT:
             raise ProtocolError("a packet was longer than any that is sent")
         if data == _IN_MEMFD:
-            packet.data = _taken_out_of_memfd(packet)
+            packet.data = _taken_out_of_memfd(packet, largest)
     except BaseException:
         close_all(packet.descriptors)
         raise
@@ -112,12 +117,12 @@ def _receive(sock: socket.socket, flags: int) -> tuple[bytes, list[tuple[int, in
     return sock.recvmsg(INLINE_LIMIT + 1, _CONTROL, flags | _MSG_CMSG_CLOEXEC)
 
 
-def _taken_out_of_memfd(packet: Packet) -> bytes:
+def _taken_out_of_memfd(packet: Packet, largest: int) -> bytes:
     if not packet.descriptors:
         raise ProtocolError("a packet said to be in a memfd came without one")
     memfd = packet.descriptors.pop()
     try:
-        return from_memfd(memfd)
+        return from_memfd(memfd, largest)
     finally:
         os.close(memfd)
 
@@ -141,16 +146,30 @@ def from_memfd(memfd: int, largest: int | None = LARGEST) -> bytes:
     Raises:
         ProtocolError: it is none, holds more than `largest`, or shrinks while it is read.
     """
+    size = memfd_size(memfd, largest)
     try:
-        fcntl.fcntl(memfd, fcntl.F_GET_SEALS)  # SECURITY: EINVAL for whatever else could keep the reader waiting
-        return _read_whole(memfd, os.fstat(memfd).st_size, largest)
+        return _read_whole(memfd, size)
     except OSError as error:
         raise ProtocolError(f"no memfd that can be read: {error}") from None
 
 
-def _read_whole(memfd: int, size: int, largest: int | None) -> bytes:
+def memfd_size(memfd: int, largest: int | None = LARGEST) -> int:
+    """Return how much a memfd holds at the moment; whoever has sent it may change that.
+
+    Raises:
+        ProtocolError: it is none, or holds more than `largest`.
+    """
+    try:
+        fcntl.fcntl(memfd, fcntl.F_GET_SEALS)  # SECURITY: EINVAL for whatever else could keep the reader waiting
+        size = os.fstat(memfd).st_size
+    except OSError as error:
+        raise ProtocolError(f"no memfd that can be read: {error}") from None
     if largest is not None and size > largest:
         raise ProtocolError(f"a memfd of {size} bytes is more than is accepted ({largest})")
+    return size
+
+
+def _read_whole(memfd: int, size: int) -> bytes:
     chunks: list[bytes] = []
     offset = 0
     while offset < size:

@@ -243,12 +243,12 @@ class IsolateResolver(Request):
     """Make this fork resolve names for its network namespace alone.
 
     It gets mounts of its own, in which the host's resolver daemons cannot be reached. Over what is in /etc lie `files` with
-    these contents, and over these what is in /etc/netns/NETWORK_NAME.
+    these contents, each in a memfd, and over these what is in /etc/netns/NETWORK_NAME.
     """
 
     network_name: str | None
     files: tuple[str, ...]
-    contents: tuple[str, ...]
+    contents: tuple[Descriptor, ...]
 
 
 class ResolveName(Request):
@@ -483,10 +483,10 @@ class Opened(Reply):
 
 
 class ResolverFiles(Reply):
-    """The names that files have in /etc, and their contents."""
+    """The names that files have in /etc, and a memfd with the contents of each: the app only passes them on."""
 
     files: tuple[str, ...]
-    contents: tuple[str, ...]
+    contents: tuple[Descriptor, ...]
 
 
 class Resolved(Reply):

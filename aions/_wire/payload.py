@@ -1,4 +1,7 @@
-"""Bytes within a message: short ones as a string, one character for each; long ones in a memfd, without a limit."""
+"""Bytes within a message: short ones as a string, one character for each; long ones in a memfd.
+
+What a worker sends has a limit. What it is sent has none: its memory is the app's user's.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SHORT = 8 * 1024
+
+LARGEST_RESULT = 256 * 1024 * 1024
+"""Bytes of the pickle of what a function returns or raises."""
 
 
 def packed(data: bytes) -> tuple[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from errno import ENOMEM
 from aions._errors import AionsError
 from aions._sys import proc as procfs
 from aions._wire.messages import Called, CallFunction
-from aions._wire.payload import packed, unpacked
+from aions._wire.payload import LARGEST_RESULT, packed, unpacked
 from aions._worker import signals
 from aions._worker.loop import Server
 from aions._worker.traceback import describe_all
@@ -51,7 +51,7 @@ def call(server: Server, request: CallFunction) -> Called:
         os._exit(0)  # the function has forked, and this is its child
     _recover(server)
     _look_for_threads(server, name)
-    return Called(*packed(_pickled(*outcome)))
+    return Called(*packed(_limited(_pickled(*outcome))))
 
 
 def _look_for_threads(server: Server, name: str | None) -> None:
@@ -150,6 +150,19 @@ def _dumps(outcome: tuple[bool, Any]) -> bytes:
             raise
         payload: bytes = sys.modules["cloudpickle"].dumps(outcome, _PROTOCOL)
         return payload
+
+
+def _limited(payload: bytes) -> bytes:
+    """Return a pickled outcome, or one that says that it is too long."""
+    if len(payload) <= LARGEST_RESULT:
+        return payload
+    return _pickled(
+        False,
+        AionsError(
+            f"what the function returned or raised takes {len(payload)} bytes when it is pickled, and {LARGEST_RESULT} are the "
+            "limit: write it to a file, and open that with Worker.open_file"
+        ),
+    )
 
 
 def _pickled(returned: bool, value: Any) -> bytes:

@@ -38,6 +38,10 @@ _PATIENCE = 1.0
 """Seconds in which an app that goes on takes out the descriptors that it was sent."""
 
 
+_SHOWN = 1000
+"""Characters of a system call that is too long to be told."""
+
+
 class Server:
     """What a worker holds: its connection to the app, the way home, its handlers and its children.
 
@@ -171,7 +175,7 @@ class Server:
         """Send a reply; where the kernel does not take it, say so instead; where it takes not even that, end."""
         for _ in range(2):
             try:
-                self._send_patiently(codec.encode(request_id, reply, Log.lines), reply.descriptors())
+                self._send_patiently(*_encoded(request_id, reply))
                 _keep_log(Log.lines is not None, afresh=True)
                 return
             except (BrokenPipeError, ConnectionResetError):
@@ -208,6 +212,19 @@ class Server:
             self.look_after(descriptor)
         elif events & select.POLLHUP:
             self.end()
+
+
+def _encoded(request_id: int, reply: Reply) -> tuple[bytes, list[int]]:
+    """Write a reply down. If it is longer than the app takes, leave out the log; if it still is, say so instead."""
+    data = codec.encode(request_id, reply, Log.lines)
+    if len(data) > fdsocket.LARGEST_REPLY and Log.lines is not None:
+        data = codec.encode(request_id, reply, [f"… {len(Log.lines)} lines are more than a reply has room for"])
+    if len(data) <= fdsocket.LARGEST_REPLY:
+        return data, reply.descriptors()
+    what = f"{reply.call[:_SHOWN]}…" if isinstance(reply, Failed) else f"a reply of {len(data)} bytes"
+    number = reply.errno if isinstance(reply, Failed) else errno.EMSGSIZE
+    hint = None if isinstance(reply, Failed) else f"A reply has {fdsocket.LARGEST_REPLY} bytes at most."
+    return codec.encode(request_id, Failed(number, what, None, hint)), []
 
 
 def _keep_log(wanted: bool, afresh: bool = False) -> None:

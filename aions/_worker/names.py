@@ -7,8 +7,10 @@ import errno
 import os
 import stat
 
+from aions._errors import ProtocolError
 from aions._sys import libc, mounts
 from aions._sys.calls import KernelError
+from aions._wire.fdsocket import close_all, from_memfd, to_memfd
 from aions._wire.messages import (
     Done,
     IsolateResolver,
@@ -44,10 +46,17 @@ _DAEMONS = (
 
 
 def read_resolver_files(_server: Server, _request: ReadResolverFiles) -> ResolverFiles:
-    return ResolverFiles(_CONFIGURATION, tuple([_content(f"/etc/{name}") for name in _CONFIGURATION]))
+    memfds: list[int] = []
+    try:
+        for name in _CONFIGURATION:
+            memfds.append(to_memfd(_content(f"/etc/{name}")))  # noqa: PERF401 - those before one that fails are closed
+    except BaseException:
+        close_all(memfds)
+        raise
+    return ResolverFiles(_CONFIGURATION, tuple(memfds))
 
 
-def _content(path: str) -> str:
+def _content(path: str) -> bytes:
     """Read a file; what is none, or is not there, is as good as empty.
 
     SECURITY: it may be in somebody else's file system, where a FIFO would hold the worker up.
@@ -55,13 +64,13 @@ def _content(path: str) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
-        return ""
+        return b""
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return ""
-        return os.read(descriptor, _LARGEST).decode("utf-8", "surrogateescape")
+            return b""
+        return os.read(descriptor, _LARGEST)
     except OSError:
-        return ""
+        return b""
     finally:
         os.close(descriptor)
 
@@ -97,14 +106,26 @@ def _cover(path: str, source: str) -> None:
             raise
 
 
-def _lay_out(files: tuple[str, ...], contents: tuple[str, ...]) -> None:
-    """Mount contents over files in /etc."""
+def _lay_out(files: tuple[str, ...], contents: tuple[int, ...]) -> None:
+    """Mount contents over files in /etc.
+
+    SECURITY: both come from a worker that may lie. A name with a slash would be a path out of here, for the app's user.
+    """
+    if not set(files).issubset(_CONFIGURATION):
+        raise ValueError("not all of these are files of the resolver")
     mounts.mount("aions", "/tmp", "tmpfs", 0, None)  # noqa: S108  # of this fork alone
-    for name, content in zip(files, contents, strict=True):
+    for name, memfd in zip(files, contents, strict=True):
         path = f"/tmp/{name}"  # noqa: S108
-        with open(path, "wb", buffering=0) as file:
-            file.write(content.encode("utf-8", "surrogateescape"))
+        with open(path, "wb") as file:
+            file.write(_said(memfd))
         _cover(f"/etc/{name}", path)
+
+
+def _said(memfd: int) -> bytes:
+    try:
+        return from_memfd(memfd, _LARGEST)
+    except ProtocolError as error:
+        raise ValueError(f"no contents of a file: {error}") from None
 
 
 def _lay_over(directory: str) -> None:

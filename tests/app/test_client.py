@@ -284,10 +284,10 @@ async def test_a_request_that_is_too_long_is_refused_and_the_connection_works(
 
 async def test_requests_and_replies_longer_than_a_packet_arrive(wire: Wire) -> None:
     client, worker = wire
-    request_id = await client.begin(SetClockOffset("x" * 2**20))
-    assert await worker.take() == (request_id, SetClockOffset("x" * 2**20))
-    worker.answer(request_id, Rejected("y" * 2**20))
-    with pytest.raises(ProtocolError, match=r"^y{1048576}$"):
+    request_id = await client.begin(SetClockOffset("x" * 2**22))
+    assert await worker.take() == (request_id, SetClockOffset("x" * 2**22))
+    worker.answer(request_id, Rejected("y" * 2**19))
+    with pytest.raises(ProtocolError, match=r"^y{524288}$"):
         await client.finish(request_id, Done)
 
 

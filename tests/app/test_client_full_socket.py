@@ -297,6 +297,26 @@ async def test_no_more_requests_are_unanswered_than_the_rules_say(wire: Wire) ->
         tasks.cancel_scope.cancel()
 
 
+async def test_a_sender_has_its_turn_while_another_call_still_waits_and_reads(wire: Wire) -> None:
+    client, worker = wire
+    async with anyio.create_task_group() as tasks:
+        calls = Calls(tasks, client)
+        calls.start(0)
+        await anyio.wait_all_tasks_blocked()
+        ids = await taken(worker, 1)
+        for request_id in await fill(wire, Unshare(1)):
+            worker.take_now()
+            client.abandon(request_id)
+        calls.start(1)
+        await anyio.wait_all_tasks_blocked()
+        worker.answer(request_id, Done())
+        ids |= await taken(worker, 1)
+        answer(worker, ids, 1)
+        await calls.end_of(1)
+        answer(worker, ids, 0)
+    assert calls.outcomes == {0: 0, 1: 1}
+
+
 async def test_what_a_worker_could_not_read_counts_as_answered(wire: Wire) -> None:
     """It cannot say which request that was."""
     client, worker = wire

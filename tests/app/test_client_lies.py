@@ -6,6 +6,7 @@ import array
 import json
 import os
 import socket
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -13,9 +14,10 @@ import pytest
 from aions._app.client import Client, Disconnected
 from aions._errors import ProtocolError
 from aions._wire import codec
-from aions._wire.fdsocket import INLINE_LIMIT
+from aions._wire.fdsocket import INLINE_LIMIT, LARGEST_REPLY, to_memfd
 from aions._wire.messages import Called, Done, Identified, Opened, OpenSocket, Started
 from tests.app.fake_worker import Calls, FakeWorker, Wire, answer, ask, open_file, taken
+from tests.app.waiting import attentive_loop
 from tests.wire.full_table import room_for
 
 
@@ -147,6 +149,44 @@ async def test_a_memfd_that_would_keep_the_app_waiting_is_refused(wire: Wire) ->
         await finish(client, request_id)
     os.close(reading)
     os.close(writing)
+
+
+def packet_of(name: str, request_id: int, element: bytes) -> bytes:
+    """Return a reply as long as one may be, of as many elements as possible."""
+    head = f'["{name}",{request_id},{{"sockets":['.encode()
+    return head + (element * (LARGEST_REPLY // len(element)))[: LARGEST_REPLY - len(head) - 100].rpartition(b",")[0] + b"]}]"
+
+
+@pytest.mark.parametrize("size", [LARGEST_REPLY + 1, 3 * 2**30])
+async def test_a_reply_that_is_too_long_ends_all_calls_and_is_not_read(wire: Wire, size: int) -> None:
+    client, worker = wire
+    async with attentive_loop(0.2):
+        for _ in range(10):
+            request_id = await begin(client)
+            memfd = os.memfd_create("sparse")
+            os.ftruncate(memfd, size)
+            worker.say(b"memfd", [memfd])
+            os.close(memfd)
+            with pytest.raises(ProtocolError, match="more than is accepted"):
+                await finish(client, request_id)
+
+
+@pytest.mark.parametrize("element", [b"[],", b"{},", b"[[]],", b"0,", b'"",', b'{"a":0},', b"1.5,"])
+@pytest.mark.parametrize("id_", [0, 1, 99], ids=["no request's", "the request's", "another's"])
+async def test_replies_that_take_long_to_read_hold_up_nothing_else(wire: Wire, element: bytes, id_: int) -> None:
+    client, worker = wire
+    request_id = await begin(client)
+    memfd = to_memfd(packet_of("OpenedInEach", id_, element))
+    async with attentive_loop():
+        for _ in range(20):
+            worker.say(b"memfd", [memfd])
+        worker.answer(request_id, Opened(open_file()))
+        with suppress(ProtocolError), anyio.fail_after(20):
+            os.close((await client.finish(request_id, Opened)).descriptor)
+        with suppress(ProtocolError, Disconnected), anyio.fail_after(20):
+            worker.die()
+            await client.call(OpenSocket(1, 2, 0, ()), Opened)  # reads the rest
+    os.close(memfd)
 
 
 async def test_a_memfd_that_cannot_be_read_ends_all_calls(wire: Wire) -> None:

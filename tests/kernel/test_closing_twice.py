@@ -42,18 +42,19 @@ async def outcomes(close: Callable[[], Awaitable[object]], *, cancelled: int = 0
 @pytest.mark.parametrize("how", ["it runs", "it has ended", "its worker died", "its worker was closed"])
 async def test_a_process(how: str) -> None:
     async with open_worker() as worker:
-        process = await worker.open_process(["true" if how == "it has ended" else "cat"])
+        commands = {"it has ended": ["true"], "its worker died": ["sleep", "100"]}
+        process = await worker.open_process(commands.get(how, ["cat"]))
         if how == "it has ended":
             await process.wait()
         elif how == "its worker died":
             os.kill(worker.pid, signal.SIGKILL)
         elif how == "its worker was closed":
             await worker.aclose()
-        for _ in range(3):
-            try:
+        if how == "its worker died":
+            with pytest.raises(WorkerDied):
                 await process.aclose()
-            except WorkerDied:
-                assert how == "its worker died"
+        for _ in range(3):
+            await process.aclose()
         assert process.pidfd == -1
         process.kill()
 
@@ -82,6 +83,23 @@ async def test_a_process_of_a_worker_that_is_busy(cancelled: int) -> None:
         os.kill(worker.pid, signal.SIGSTOP)
         assert await outcomes(process.aclose, cancelled=cancelled) == [None] * (TASKS - cancelled)
         assert process.returncode == -signal.SIGKILL
+
+
+async def test_whoever_waits_for_a_process_that_another_task_closes_learns_how_it_ended() -> None:
+    async with open_worker() as worker, await worker.open_process(["sleep", "100"]) as process:
+        os.kill(worker.pid, signal.SIGSTOP)
+        statuses: list[int] = []
+
+        async def wait() -> None:
+            statuses.append(await process.wait())
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                with anyio.move_on_after(0):
+                    await process.aclose()
+        assert statuses == [-signal.SIGKILL]
 
 
 async def test_a_process_by_several_tasks_when_its_worker_dies() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from aions import AionsError, Namespace, Worker, WorkerDied, open_worker, run_sync
+from aions import AionsError, Namespace, ProtocolError, Worker, WorkerDied, open_worker, run_sync
+from tests.app.waiting import attentive_loop
 from tests.kernel import called
 from tests.kernel.scripts import run_script
 from tests.kernel.targets import EVERY_KIND, names_of, on_one_loop
@@ -318,3 +319,48 @@ async def test_a_worker_that_dies_in_a_function_takes_its_children_along(worker:
         pid = await begun(tmp_path / "began")
         os.kill(pid, signal.SIGKILL)
     assert await worker.run_sync(os.getpid) == worker.pid
+
+
+def lower_limit() -> None:
+    from aions._worker import functions
+
+    vars(functions)["LARGEST_RESULT"] = 100_000
+
+
+async def test_a_result_that_is_too_long_is_an_error_that_names_the_limit() -> None:
+    async with open_worker() as worker:
+        await worker.run_sync(lower_limit)
+        with pytest.raises(AionsError, match=r"1000\d\d bytes when it is pickled, and 100000 are the limit"):
+            await worker.run_sync(bytes, 100_000)
+        assert await worker.run_sync(bytes, 99_900) == bytes(99_900)
+
+
+def lie(size: int) -> None:
+    """Have the worker answer with a file of that size, and nothing in it."""
+    from aions._worker import functions
+
+    def packed(_data: bytes) -> tuple[str, tuple[int, ...]]:
+        memfd = os.memfd_create("lie")
+        os.ftruncate(memfd, size)
+        return "", (memfd,)
+
+    vars(functions)["packed"] = packed
+
+
+@pytest.mark.parametrize("size", [2**28 + 1, 3 * 2**30])
+async def test_a_worker_that_answers_with_too_much_is_refused_at_once(size: int) -> None:
+    async with open_worker() as worker, attentive_loop():
+        with pytest.raises(ProtocolError, match=f"memfd of {size} bytes"):
+            await worker.run_sync(lie, size)
+        with pytest.raises(ProtocolError, match=f"memfd of {size} bytes"):
+            await worker.run_sync(os.getpid)
+
+
+@on_one_loop
+async def test_large_arguments_and_results_arrive_and_hold_up_nothing() -> None:
+    async with open_worker() as worker:
+        data = bytes(200 * 2**20)
+        assert await worker.run_sync(len, data) == len(data)
+        async with attentive_loop():
+            result = await worker.run_sync(bytes, len(data))
+        assert result == data

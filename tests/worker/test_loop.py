@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aions._sys.calls import KernelError
+from aions._sys.calls import KernelError, Log
 from aions._wire import codec, fdsocket
-from aions._wire.fdsocket import INLINE_LIMIT, close_all
+from aions._wire.fdsocket import INLINE_LIMIT, LARGEST_REPLY, close_all
 from aions._wire.messages import (
     REPLIES,
     CallFunction,
@@ -29,6 +29,7 @@ from aions._wire.messages import (
     Failed,
     Fork,
     GetNamespaceID,
+    JoinCgroup,
     Opened,
     OpenSocket,
     Rejected,
@@ -37,6 +38,7 @@ from aions._wire.messages import (
     SetClockOffset,
     SetDomainName,
     SetHostName,
+    SetLimit,
     SetNamespace,
     SetPropagation,
     Spawn,
@@ -91,6 +93,17 @@ def send_what_nearly_fills_a_packet(_server: Server, _request: Request) -> Rejec
     return LONG_REPLY
 
 
+def send_and_log(_server: Server, request: SetLimit) -> Rejected:
+    """Send so many characters, with so many in the log."""
+    if Log.lines is not None:
+        Log.lines.append("x" * request.soft)
+    return Rejected("x" * request.resource)
+
+
+def be_refused_at_length(_server: Server, request: JoinCgroup) -> Done:
+    raise KernelError(errno.ENOENT, f"open({request.directory})", request.directory)
+
+
 def fill_the_table(_server: Server, _request: Request) -> Done:
     FULL.enter_context(room_for(0))
     return Done()
@@ -107,6 +120,8 @@ FAKE_HANDLERS: Handlers = {
     "GetNamespaceID": count_descriptors,
     "SetClockOffset": send_much,
     "SetDomainName": send_what_nearly_fills_a_packet,
+    "SetLimit": send_and_log,
+    "JoinCgroup": be_refused_at_length,
     "CallFunction": succeed,
     "WriteMap": fill_the_table,
     "Spawn": HANDLERS["Spawn"],
@@ -220,6 +235,30 @@ def test_a_reply_that_cannot_be_sent_is_replaced_by_the_reason(app: App) -> None
     reply = app.ask(SetClockOffset(""))  # whose reply takes a memfd
     assert isinstance(reply, Failed)
     assert reply.errno == errno.EMFILE
+    assert app.ask(Unshare(1)) == Done()
+
+
+def test_a_reply_that_is_longer_than_the_app_takes_is_replaced_by_the_reason(app: App) -> None:
+    reply = app.ask(SetLimit(LARGEST_REPLY, 0, 0))
+    assert isinstance(reply, Failed)
+    assert (reply.errno, reply.path) == (errno.EMSGSIZE, None)
+    assert str(LARGEST_REPLY) in (reply.hint or "")
+    assert app.ask(SetLimit(LARGEST_REPLY - 100, 0, 0)) == Rejected("x" * (LARGEST_REPLY - 100))
+
+
+def test_a_refusal_whose_system_call_is_too_long_is_a_refusal_all_the_same(app: App) -> None:
+    reply = app.ask(JoinCgroup("x" * 2 * LARGEST_REPLY))
+    assert isinstance(reply, Failed)
+    assert reply.errno == errno.ENOENT
+    assert len(reply.call) < 2000
+
+
+def test_a_log_that_is_too_long_is_left_out(app: App) -> None:
+    fdsocket.send(app.socket, codec.encode(1, SetLimit(0, LARGEST_REPLY, 0), []))
+    packet = fdsocket.receive(app.socket)
+    assert packet is not None
+    assert codec.decode(packet, REPLIES) == (1, Rejected(""))
+    assert packet.log == ["… 1 lines are more than a reply has room for"]
     assert app.ask(Unshare(1)) == Done()
 
 
