@@ -21,6 +21,7 @@ class Scope(AbstractAsyncContextManager[T, None], Generic[T]):
     def __init__(self, opened: Callable[[AsyncExitStack], Awaitable[T]]) -> None:
         self._opened = opened
         self._stack: AsyncExitStack | None = None
+        self._value: T | None = None  # a handle that is dropped while it is open complains
 
     async def __aenter__(self) -> T:
         if self._stack is not None:
@@ -28,6 +29,7 @@ class Scope(AbstractAsyncContextManager[T, None], Generic[T]):
         async with AsyncExitStack() as stack:
             opened = await self._opened(stack)
             self._stack = stack.pop_all()
+        self._value = opened
         return opened
 
     async def __aexit__(
@@ -35,3 +37,4 @@ class Scope(AbstractAsyncContextManager[T, None], Generic[T]):
     ) -> None:
         assert self._stack is not None
         await self._stack.__aexit__(kind, error, traceback)
+        self._value = None
