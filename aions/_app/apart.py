@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from aions._app.link import Link
-from aions._wire.messages import Reply, Request
+from aions._errors import ProtocolError
+from aions._wire.fdsocket import close_all
+from aions._wire.messages import Reply, Request, WouldWait
 
 R = TypeVar("R", bound=Reply)
 
@@ -21,14 +23,31 @@ async def call(worker: Link, request: Callable[[bool], Request], expected: type[
 
     Where a fork would be the first process of a pid namespace, and so end that, the worker does it.
     """
-    try:
-        return await worker.call(request(False), expected)
-    except BlockingIOError:
-        if worker.next_child_is_first:
-            return await worker.call(request(True), expected)
-    fork = await worker.fork()
-    fork.name = f"a fork of {worker.name}"
+    answer = await at_once(worker, request(False), expected)
+    if answer is not None:
+        return answer
+    if worker.next_child_is_first:
+        return await worker.call(request(True), expected)
+    fork = await forked(worker)
     try:
         return await fork.call(request(True), expected)
     finally:
         await fork.aclose()
+
+
+async def at_once(worker: Link, request: Request, expected: type[R]) -> R | None:
+    """Have a request answered; None where the worker would have to wait for somebody, and has not begun."""
+    answer = await worker.call(request, Reply)
+    if isinstance(answer, expected):
+        return answer
+    close_all(answer.descriptors())
+    if not isinstance(answer, WouldWait):
+        raise ProtocolError(f"{type(answer).__name__} is no answer to what was asked")
+    return None
+
+
+async def forked(worker: Link) -> Link:
+    """Fork a worker that may wait."""
+    fork = await worker.fork()
+    fork.name = f"a fork of {worker.name}"
+    return fork

@@ -56,7 +56,8 @@ class Link(Connection):
     has not made, `sees_foreign_files` once it may be in another mount namespace than the app, or have another root,
     `has_children` once it may have started a process, `owns_network` while it may be in a network that was made for it. They
     are set before the request is sent, so that they hold whatever becomes of it. `network_name` is the iproute2 name of its
-    network namespace. `next_child_is_first`: it has unshared pid or time, and whatever it forks may be the first in there.
+    network namespace. `runners` are forks that each run one command. `next_child_is_first`: it has unshared pid or time, and
+    whatever it forks may be the first in there.
     """
 
     def __init__(self, forkserver: Forkserver, client: Client, child: Child, parent: Link | None = None) -> None:
@@ -79,6 +80,7 @@ class Link(Connection):
         self.forks: WeakSet[Link] = WeakSet()
         if parent is not None:
             parent.forks.add(self)
+        self.runners: set[Link] = set()
         self.closed = False
         self._ending: anyio.Event | None = None
         forkserver.workers[child.pid] = self
@@ -142,6 +144,12 @@ class Link(Connection):
         self.has_children = True
         birth = await Birth.begin(self)
         return Link(self.forkserver, *await birth.finish(), parent=self)
+
+    async def end_runner(self) -> None:
+        """End this worker, if it is there for one command only, which has ended."""
+        if self.parent is not None and self in self.parent.runners:
+            self.parent.runners.discard(self)
+            await self.aclose()
 
     async def aclose(self, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
         """End the worker and all that it has started, and wait until it is gone. `meanwhile` is called while it ends.

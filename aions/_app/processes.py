@@ -7,7 +7,7 @@ import os
 import pwd
 import signal
 import warnings
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from os import PathLike
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess
@@ -17,6 +17,7 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
+from aions._app import apart
 from aions._app.capabilities import Capabilities, mask
 from aions._app.child import Child, Lifeline
 from aions._app.descriptor import Descriptor
@@ -115,11 +116,13 @@ class Process(anyio.abc.Process):
         self._child.check_loop()
         for pipe in pipes:
             pipe.close()
+        is_thrown_away = False
         try:
             await self._wait_at_last()
         except anyio.ClosedResourceError:  # another task has closed it
             pass
         except GeneratorExit:  # whoever awaited this is thrown away, with the event loop perhaps: nothing can be awaited here
+            is_thrown_away = True
             with suppress(PermissionError):
                 self.kill()
             raise
@@ -131,6 +134,8 @@ class Process(anyio.abc.Process):
             self._worker.commands.remove(self._child)
             self._child.stop_waiting()
             self._child.close()
+            if not is_thrown_away:
+                await self._worker.end_runner()
 
     async def _wait_at_last(self) -> None:
         """Wait; where the worker was closed before, as the event loop does it at its end, a status nobody knows will do."""
@@ -234,8 +239,9 @@ async def open_process(
         stdout_pipe, stdout_fd = _output(stdout, 1, ours, theirs)
         stderr_pipe, stderr_fd = (None, stdout_fd) if stderr == STDOUT else _output(stderr, 2, ours, theirs)
         worker.has_children = True
-        started = await worker.call(
-            Spawn(
+
+        def spawn(may_wait: bool) -> Spawn:
+            return Spawn(
                 arguments=tuple(map(text, arguments)),
                 shell=shell,
                 directory=None if cwd is None else text(cwd),
@@ -256,12 +262,31 @@ async def open_process(
                 stdout=stdout_fd,
                 stderr=stderr_fd,
                 passed=numbers,
-            ),
-            Started,
-        )
+                may_wait=may_wait,
+            )
+
+        runner, started = await _started(worker, spawn)
         ours.pop_all()
     shown = command if shell else list(arguments)
-    return Process(worker, shown, Child(started.pid, started.pidfd, lifeline.ours), stdin_pipe, stdout_pipe, stderr_pipe)
+    return Process(runner, shown, Child(started.pid, started.pidfd, lifeline.ours), stdin_pipe, stdout_pipe, stderr_pipe)
+
+
+async def _started(worker: Link, spawn: Callable[[bool], Spawn]) -> tuple[Link, Started]:
+    """Start a command; where it may take long to find it, in a fork of the worker, which ends with the command's handle."""
+    started = await apart.at_once(worker, spawn(False), Started)
+    if started is not None:
+        return worker, started
+    if worker.next_child_is_first:
+        return worker, await worker.call(spawn(True), Started)
+    runner = await apart.forked(worker)
+    try:
+        runner.has_children = True
+        started = await runner.call(spawn(True), Started)
+    except BaseException:
+        await runner.aclose()
+        raise
+    worker.runners.add(runner)
+    return runner, started
 
 
 def _environment(variables: Mapping[str, str] | None) -> tuple[str, ...]:

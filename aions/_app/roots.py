@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from aions._app import apart
 from aions._app.files import open_descriptor
 from aions._app.link import Link
 from aions._app.text import StrOrBytesPath, text
@@ -34,9 +35,7 @@ async def chdir(worker: Link, path: StrOrBytesPath) -> None:
 
 async def _call(worker: Link, directory: str, request: Callable[[tuple[int, ...]], Request]) -> None:
     """Ask for something about a directory; where it may take long to look that up, have that done apart."""
-    try:
-        await worker.call(request(()), Done)
-    except BlockingIOError:
+    if await apart.at_once(worker, request(()), Done) is None:
         descriptor = await open_descriptor(worker, directory, os.O_PATH | os.O_DIRECTORY, 0)
         try:
             await worker.call(request((descriptor,)), Done)

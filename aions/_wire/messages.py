@@ -146,6 +146,7 @@ class Spawn(Request):
     capabilities: int | None = None
     keep_capabilities: bool = False
     no_new_privs: bool = False
+    may_wait: bool = False
 
 
 class LeadSession(Request):
@@ -209,7 +210,7 @@ class OpenUnixSocket(Request):
 
 
 class OpenFile(Request):
-    """Open a file. `may_wait`, here and below, says whether it may wait for somebody: else it is EWOULDBLOCK, and not done."""
+    """Open a file. `may_wait`, in every request that has it, says whether it may wait for somebody: else it is `WouldWait`."""
 
     path: str
     flags: int
@@ -380,7 +381,7 @@ class NewMount(Request):
 class PivotRoot(Request):
     """Make a directory the root. Without `put_old` the old root is unmounted.
 
-    Here and below, a directory is looked up by its path, or EWOULDBLOCK says that this may have to wait, unless it is `given`.
+    Here and below, a directory is looked up by its path, unless it is `given`; where that may have to wait it is `WouldWait`.
     """
 
     new_root: str
@@ -461,6 +462,10 @@ class Done(Reply):
 
 class Sealed(Reply):
     """It is not done, since the worker is sealed: only root could write its id maps."""
+
+
+class WouldWait(Reply):
+    """It is not begun, since it may have to wait for somebody. Asked of a process that others do not need, it would be."""
 
 
 class Started(Reply):

@@ -176,6 +176,7 @@ class Building:
 
     def _shortened(self, path: str) -> str:
         """Return a path that an option has room for."""
+        paths.refuse_magic_links(self._server, path)
         if not _is_too_long(_escaped(path)):
             return path
         self._layers.append(_path_of(path))

@@ -107,7 +107,8 @@ class Command:
         if path is not None:
             flags = os.O_PATH | os.O_DIRECTORY
             try:
-                self.directory = call(lambda: f'chdir("{path}")', paths.opened, self._server, path, flags, path=path)
+                opened = paths.opened if self.request.may_wait else paths.opened_at_once
+                self.directory = call(lambda: f'chdir("{path}")', opened, self._server, path, flags, path=path)
             except KernelError as error:
                 if error.errno == errno.ELOOP and self.is_inside:
                     error.hint = paths.NO_MAGIC_LINKS
@@ -135,7 +136,7 @@ class Command:
 
     def magic_links(self) -> set[str]:
         """Return where the program may be and must not be started from: inside, the path has a magic link in it."""
-        if not self.is_inside:
+        if not self.is_inside and paths.has_only_local_files(self._server):
             return set()
         places = _places_of(self.program, self.request.environment)
         return {program for program in places if self.obstacle(program) == errno.ELOOP}
@@ -147,7 +148,7 @@ class Command:
         whose first line names a magic link: the command has no other descriptors than its own.
         """
         try:
-            found = paths.opened_below(self._server, self.directory, program)
+            found = paths.opened_below(self._server, self.directory, program, self.request.may_wait)
         except OSError as error:
             return error.errno or errno.EIO
         try:

@@ -21,7 +21,7 @@ from aions._sys import libc
 from aions._sys import proc as procfs
 from aions._sys.calls import Log
 from aions._wire import codec, fdsocket
-from aions._wire.messages import REQUESTS, Failed, Rejected, Reply
+from aions._wire.messages import REQUESTS, Failed, Rejected, Reply, WouldWait
 from aions._worker.children import Children
 from aions._worker.home import Home
 
@@ -40,6 +40,10 @@ _PATIENCE = 1.0
 
 _SHOWN = 1000
 """Characters of a system call that is too long to be told."""
+
+
+class MustWait(Exception):
+    """A request may have to wait for somebody, and other calls are not to wait with it."""
 
 
 class Server:
@@ -160,6 +164,8 @@ class Server:
             request_id, request = codec.decode(packet, REQUESTS)
             _keep_log(packet.log is not None)
             return request_id, self.handlers[type(request).__name__](self, request)
+        except MustWait:
+            return request_id, WouldWait()
         except codec.DescriptorsLost as error:
             return error.request_id, Failed(errno.EMFILE, "recvmsg", None, "The worker has no room for more descriptors.")
         except ProtocolError as error:

@@ -12,7 +12,7 @@ from aions._sys.calls import KernelError, call
 from aions._wire import messages
 from aions._wire.messages import Done, Opened
 from aions._worker import late, paths
-from aions._worker.loop import Server
+from aions._worker.loop import MustWait, Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def _begin(server: Server, request: Blocking, filesystem: str | None = None) -> None:
     """Refuse what may have to wait for whoever serves a file system, unless it may."""
     if not request.may_wait and not (paths.is_local(filesystem) and paths.has_only_local_files(server)):
-        raise KernelError(errno.EWOULDBLOCK, type(request).__name__)
+        raise MustWait
 
 
 def mount(server: Server, request: messages.Mount) -> Done:

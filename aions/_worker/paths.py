@@ -3,8 +3,8 @@
 Rule 1. Where the worker sees other files than the app, their owner may be hostile. There no magic link is followed (those of
         /proc/PID: fd, root, cwd, exe, ns, …), which could lead to what the worker holds, and a working directory outside of
         the root is refused.
-Rule 2. What may wait for somebody else (a FIFO, a lease, a file server) is refused with EWOULDBLOCK, unless this process exists
-        for nothing else: the app then has a fork do it.
+Rule 2. What may have to wait for somebody else (a FIFO, a lease, a file server) is not begun (`MustWait`), unless this process
+        exists for nothing else: the app then has a fork do it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from aions._sys import mounts
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError
 from aions._sys.mounts import AT_FDCWD, RESOLVE_CACHED, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+from aions._worker.loop import MustWait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,11 +50,22 @@ def opened(server: Server, path: str, flags: int, mode: int = 0) -> int:
     return _opened_inside(path, flags, mode)
 
 
-def opened_below(server: Server, directory: int, path: str) -> int:
+def opened_below(server: Server, directory: int, path: str, may_wait: bool) -> int:
     """Open a path only, a relative one below a directory, or, where that is -1, below where this process is."""
-    if not server.home.has_same_files():
-        return _opened_inside(path, os.O_PATH, 0, directory=directory)
-    return os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=None if directory < 0 else directory)
+    resolve = 0 if may_wait or has_only_local_files(server) else RESOLVE_CACHED
+    try:
+        if not server.home.has_same_files():
+            found = _opened_inside(path, os.O_PATH, 0, resolve, directory)
+        else:
+            found = mounts.openat2(AT_FDCWD if directory < 0 else directory, path, os.O_PATH, 0, resolve)
+    except OSError as error:
+        if resolve and error.errno == errno.EAGAIN:
+            raise MustWait from None
+        raise
+    if resolve and _file_system(server, found) not in _LOCAL:
+        os.close(found)
+        raise MustWait
+    return found
 
 
 def _opened_inside(path: str, flags: int, mode: int, resolve: int = 0, directory: int = -1) -> int:
@@ -83,8 +95,17 @@ def opened_tree(server: Server, path: str, flags: int) -> int:
         os.close(source)
 
 
+def refuse_magic_links(server: Server, path: str) -> None:
+    """Refuse a path that goes to the kernel as it is, where it leads through a magic link. Whatever else is wrong, that says."""
+    try:
+        os.close(opened(server, path, os.O_PATH))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise
+
+
 def opened_at_once(server: Server, path: str, flags: int, mode: int = 0) -> int:
-    """Open a file, unless that may have to wait for somebody: EWOULDBLOCK.
+    """Open a file, unless that may have to wait for somebody.
 
     What is found is first opened as a path only, so that it cannot become something else. KERNEL: opening that again by
     /proc/self/fd asks for the same permissions as opening it by its path.
@@ -95,6 +116,8 @@ def opened_at_once(server: Server, path: str, flags: int, mode: int = 0) -> int:
     try:
         found = _found(server, path, os.O_PATH | flags & (os.O_NOFOLLOW | os.O_DIRECTORY), resolve)
     except OSError as error:
+        if resolve and error.errno == errno.EAGAIN:
+            raise MustWait from None
         if error.errno != errno.ENOENT or not flags & os.O_CREAT or resolve:
             raise
         return _created(server, path, flags, mode)
@@ -102,7 +125,7 @@ def opened_at_once(server: Server, path: str, flags: int, mode: int = 0) -> int:
         if flags & os.O_PATH:
             return os.dup(found)
         if (resolve and _file_system(server, found) not in _LOCAL) or not _is_prompt(os.fstat(found), flags):
-            raise _would_block()
+            raise MustWait
         return _opened_again(server, found, flags, mode)
     finally:
         os.close(found)
@@ -120,7 +143,7 @@ def _created(server: Server, path: str, flags: int, mode: int) -> int:
         return opened(server, path, flags | os.O_EXCL, mode)
     except OSError as error:
         if error.errno == errno.EEXIST:
-            raise _would_block() from None
+            raise MustWait from None
         raise
 
 
@@ -134,7 +157,12 @@ def _is_prompt(status: os.stat_result, flags: int) -> bool:
 def _opened_again(server: Server, found: int, flags: int, mode: int) -> int:
     """Open what was found. KERNEL: without waiting, EWOULDBLOCK also says that somebody has a lease, fcntl(2)."""
     wanted = flags & ~(_CREATE_NEW | os.O_NOFOLLOW) | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(f"self/fd/{found}", wanted, mode, dir_fd=server.home.proc)
+    try:
+        descriptor = os.open(f"self/fd/{found}", wanted, mode, dir_fd=server.home.proc)
+    except BlockingIOError:
+        if flags & os.O_NONBLOCK:
+            raise
+        raise MustWait from None
     if not flags & os.O_NONBLOCK:
         os.set_blocking(descriptor, True)
     return descriptor
@@ -163,7 +191,3 @@ def _file_system(server: Server, descriptor: int) -> bytes:
     info = procfs.read_bytes(server.home.proc, f"self/fdinfo/{descriptor}")
     number = next(line for line in info.splitlines() if line.startswith(b"mnt_id:")).split()[1]
     return _file_systems(server).get(number, b"unknown")
-
-
-def _would_block() -> OSError:
-    return OSError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))

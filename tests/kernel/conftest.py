@@ -39,6 +39,7 @@ CAPABILITIES = {
     "usr_as_root": lambda: can("unshare", "--map-root-user", "--root=/usr", "/bin/sh", "-c", ":"),
     "kept_statuses": lambda: bool(are_kept()),
     "nss_library": lambda: bool(unused_nss_libraries()),
+    "fuse": lambda: can("sh", "-c", "exec 3<>/dev/fuse"),
     "strace": lambda: can("strace", "-o", "/dev/null", "true"),
 }
 
