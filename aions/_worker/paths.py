@@ -96,7 +96,7 @@ def opened_tree(server: Server, path: str, flags: int) -> int:
 
 
 def refuse_magic_links(server: Server, path: str) -> None:
-    """Refuse a path that goes to the kernel as it is, where it leads through a magic link. Whatever else is wrong, that says."""
+    """Refuse a path through a magic link that is to go to the kernel as it is. Whatever else is wrong, the kernel will say."""
     try:
         os.close(opened(server, path, os.O_PATH))
     except OSError as error:
