@@ -13,8 +13,9 @@ import anyio
 import pytest
 
 from aions import Namespace, Worker, WorkerDied, open_worker, run_process
+from aions._app.processes import communicate
 from tests.kernel.programs.counts import times
-from tests.kernel.programs.running import children, parent
+from tests.kernel.programs.running import parent
 
 TASKS = 5
 
@@ -119,14 +120,11 @@ async def test_the_next_forkserver_has_what_was_preloaded() -> None:
 
 
 async def test_a_command_that_ends_with_its_worker_raises_one_error() -> None:
+    """Not a group of errors, although several tasks attend to it."""
     async with open_worker() as worker:
-
-        async def kill_once_it_runs() -> None:
-            while not children(worker.pid):
-                await anyio.sleep(0.001)
-            os.kill(worker.pid, signal.SIGKILL)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(kill_once_it_runs)
-            with pytest.raises(WorkerDied):
-                await worker.run_process(["sleep", "1000"])
+        process = await worker.open_process(["sleep", "1000"])
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            await communicate(process, None)
+        with pytest.raises(WorkerDied):
+            await process.aclose()

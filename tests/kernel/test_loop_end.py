@@ -10,7 +10,8 @@ from tests.kernel.programs.counts import times
 from tests.kernel.programs.left_open import _GENERATORS
 from tests.kernel.programs.running import BACKENDS, Program
 
-AT_ONCE = 0.3
+AT_ONCE = 1.0
+"""Seconds: it takes a hundredth of them, unless the machine is busy; to wait for anything would take several."""
 
 NUMBERS = range(len(_GENERATORS))
 
