@@ -331,8 +331,9 @@ class Worker(Mounting, Networking):
 
         Raises:
             ValueError: nanoseconds out of range, or more seconds than the kernel counts.
-            OSError: EACCES: no time namespace was unshared, or something runs in it already. ERANGE: the clock would stand
-                below zero, or too far ahead. EPERM: no CAP_SYS_TIME.
+            OSError: EACCES: no time namespace was unshared, or something runs in it already; or the app is a plain user's, and
+                the worker was forked from one that had started something, or entered what others made. ERANGE: the clock would
+                stand below zero, or too far ahead. EPERM: no CAP_SYS_TIME.
 
         Kernel: time_namespaces(7), Linux 5.6.
         """
