@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from typing import Any
 import anyio
 import pytest
 
-MARK = f"AIONS_TEST_RUN={uuid.uuid4().hex}"
-"""In the environment of everything that a test starts, and of nothing else: so that what is left can be found."""
-
 sys.path.append(str(Path(__file__).parents[1]))  # last, so that `aions` is the one that is installed: workers import tests.*
-os.environ["AIONS_TEST_RUN"] = MARK.partition("=")[2]
+
+from tests import marks
+
+marks.bear_mark_of_run()
 
 BACKENDS: list[Any] = [
     pytest.param(("asyncio", {}), id="asyncio"),
@@ -38,10 +37,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 def marked_processes() -> set[str]:
     """Return the processes, other than this one, that tests have started: workers and commands alike."""
     found = set()
-    for directory in Path("/proc").glob("[0-9]*"):
+    for pid in marks.marked():
         try:
-            if directory.name != str(os.getpid()) and MARK.encode() in (directory / "environ").read_bytes():
-                found.add(f"{directory.name} {(directory / 'cmdline').read_bytes().replace(bytes(1), b' ').decode()}")
+            found.add(f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ').decode()}")
         except OSError:
             pass
     return found

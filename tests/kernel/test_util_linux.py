@@ -14,6 +14,8 @@ from typing import IO, Any
 
 import pytest
 
+from tests import marks
+
 KINDS = ("user", "net", "mnt", "pid", "uts", "ipc", "cgroup", "time")
 
 WHERE = "; ".join(
@@ -107,10 +109,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         "--kill-child",
     ]
     directory = tmp_path_factory.mktemp("directory")
-    environment = {name: value for name, value in os.environ.items() if name != "AIONS_TEST_RUN"}  # it outlives single tests
-    with subprocess.Popen(
-        [*command, "sh", "-c", "echo; exec sleep 1000"], stdout=subprocess.PIPE, cwd=directory, env=environment
-    ) as process:
+    with marks.bearing(marks.NONE):
+        started = subprocess.Popen([*command, "sh", "-c", "echo; exec sleep 1000"], stdout=subprocess.PIPE, cwd=directory)
+    with started as process:
         assert process.stdout is not None
         process.stdout.readline()
         yield int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from tests import marks
 
 ROOT = Path(__file__).parents[3]
 
@@ -59,7 +60,7 @@ def zombies(pid: int) -> list[int]:
 
 
 class Program:
-    """`python -m tests.kernel.programs.MODULE BACKEND SCENARIO …`, and all that it starts: found by its environment."""
+    """`python -m tests.kernel.programs.MODULE BACKEND SCENARIO …`, and all that it starts: found by its mark."""
 
     def __init__(
         self,
@@ -71,18 +72,14 @@ class Program:
         under: Sequence[str] = (),
         stdin: int | None = subprocess.PIPE,
     ) -> None:
-        self._mark = f"AIONS_TEST_PROGRAM={uuid.uuid4().hex}"
-        name, _, value = self._mark.partition("=")
+        self._mark = marks.new_mark()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._unread = b""
-        self.process = subprocess.Popen(
-            [*under, sys.executable, *python, "-m", f"tests.kernel.programs.{module}", backend, scenario, *map(str, arguments)],
-            cwd=ROOT,
-            env={**os.environ, name: value},
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-        )
+        command = [sys.executable, *python, "-m", f"tests.kernel.programs.{module}", backend, scenario, *map(str, arguments)]
+        with marks.bearing(self._mark):
+            self.process = subprocess.Popen(
+                [*under, *command], cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, stderr=self._stderr
+            )
 
     def __enter__(self) -> Program:
         return self
@@ -131,14 +128,7 @@ class Program:
 
     def left(self) -> set[int]:
         """Return the processes that bear the mark: the program itself, its forkserver, workers and commands. No zombies."""
-        found = set()
-        for directory in Path("/proc").glob("[0-9]*"):
-            try:
-                if self._mark.encode() in (directory / "environ").read_bytes().split(b"\0"):
-                    found.add(int(directory.name))
-            except OSError:
-                pass
-        return found
+        return marks.marked(self._mark)
 
     def left_after(self, seconds: float, but: int = 0) -> list[str]:
         """Return what is still there so many seconds later, by name; none as soon as there is none. `but` may live.
