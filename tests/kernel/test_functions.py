@@ -15,7 +15,7 @@ import pytest
 from aions import AionsError, Namespace, Worker, WorkerDied, open_worker, run_sync
 from tests.kernel import called
 from tests.kernel.scripts import run_script
-from tests.kernel.targets import EVERY_KIND, names_of, on_one_loop
+from tests.kernel.targets import EVERY_KIND, names_of_worker, on_one_loop
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ async def worker() -> AsyncIterator[Worker]:
 
 async def test_a_function_runs_in_the_worker_itself() -> None:
     async with open_worker(unshare=EVERY_KIND) as worker:
-        inside = await worker.run_sync(called.namespaces)
-        assert {kind: inside[kind.kernel_name] for kind in EVERY_KIND} == names_of(worker.pid)
+        inside = await worker.run_sync(called.namespaces, [kind.kernel_name for kind in EVERY_KIND])
+        assert {kind: inside[kind.kernel_name] for kind in EVERY_KIND} == await names_of_worker(worker)
         assert await worker.run_sync(os.getpid) == 1
         assert await run_sync(os.getpid) == 1
 

@@ -24,7 +24,7 @@ import aions
 from aions import Namespace, Worker, open_worker
 from tests.kernel.called import mount_tmpfs
 from tests.kernel.programs.running import children, wait_until
-from tests.kernel.targets import on_one_loop, target, target_as_root
+from tests.kernel.targets import LOOKED_INTO, let_look_into, on_one_loop, target, target_as_root
 from tests.kernel.test_namespace_files import named_by_iproute2
 
 INSIDE = Namespace.USER | Namespace.NETWORK | Namespace.MOUNT
@@ -236,6 +236,7 @@ async def test_where_daemons_listen_a_lookup_finds_nothing() -> None:
         await worker.run_sync(mount_tmpfs, "/var/lib")
         for daemon in DAEMONS:
             await worker.run_process(f"mkdir -p {os.path.dirname(daemon)} && touch {daemon}")
+        await let_look_into(worker)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(worker.getaddrinfo, "host.test", 80))
             await silent.receive()
@@ -307,7 +308,7 @@ async def test_what_was_entered_gives_no_libraries() -> None:
     """The processes that resolve are watched: none of them is ever in the mount namespace that was entered."""
     async with open_worker(unshare=INSIDE, loopback=True) as victim:
         await victim.run_process(FOREIGN)
-        async with open_worker(enter=(victim, INSIDE)) as worker:
+        async with open_worker(enter=(victim, INSIDE), preload=LOOKED_INTO) as worker:
             before = await worker.get_namespace_id(None, "mnt")
             async with watched_resolvers(worker) as roots:
                 await worker.getaddrinfo("inside", 80)
