@@ -29,18 +29,28 @@ class Connection:
         self._app = os.getpid()
         self._loop = running_loop()
 
-    async def call(self, request: Request, expected: type[R], explain_as: Request | None = None) -> R:
-        """Have a request answered. A refusal is explained as one of another request, where that says it better.
+    async def call(
+        self, request: Request, expected: type[R], explain_as: Request | None = None, on_behalf_of: Connection | None = None
+    ) -> R:
+        """Have a request answered.
+
+        Args:
+            request: what is asked.
+            expected: the reply.
+            explain_as: another request, if a refusal of that says better what this one is about.
+            on_behalf_of: another worker, if a refusal is to name that.
 
         Raises:
             OSError: the kernel's refusal, explained.
             WorkerDied, ProtocolError, anyio.ClosedResourceError
         """
         self.check_owner()
-        return await self.explained(explain_as or request, self.client.call(request, expected))
+        name = None if on_behalf_of is None else on_behalf_of.name
+        return await self.explained(explain_as or request, self.client.call(request, expected), name)
 
-    async def explained(self, request: Request, answer: Awaitable[T]) -> T:
-        """Await an answer; make what comes instead an error for the user."""
+    async def explained(self, request: Request, answer: Awaitable[T], name: str | None = None) -> T:
+        """Await an answer; make what comes instead an error for the user, about this worker or one of another name."""
+        name = name or self.name
         try:
             return await answer
         except Disconnected:
@@ -52,8 +62,8 @@ class Connection:
         except Refused as refused:
             failed = refused.failed
         except OSError as error:
-            raise explain(error, request, "", self.name) from error.__cause__
-        raise explain(refusal(failed.errno, failed.path), request, failed.call, self.name, failed.hint)
+            raise explain(error, request, "", name) from error.__cause__
+        raise explain(refusal(failed.errno, failed.path), request, failed.call, name, failed.hint)
 
     def drop(self) -> None:
         """Close a connection to what is gone, or is to go: calls that wait, and later ones, learn that it has ended."""

@@ -194,6 +194,14 @@ _EXPLANATIONS = (
     _Explanation(
         SetClockOffset,
         EACCES,
+        "The worker was forked from one that had started something, or entered what others made. Such a fork may not be looked "
+        "into (PR_SET_DUMPABLE, prctl(2)), and a plain user's cannot set its clocks.",
+        "Fork a worker that has not yet, unshare in the worker itself, or open one with clock_offsets.",
+        calls="openat(",
+    ),
+    _Explanation(
+        SetClockOffset,
+        EACCES,
         "A process has started in the time namespace already, so that its clocks are fixed; or no time namespace was unshared.",
         "Set offsets right after unshare(Namespace.TIME), before running anything.",
     ),

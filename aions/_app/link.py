@@ -108,9 +108,9 @@ class Link(Connection):
         """The process whose id maps are this worker's and can be written: the worker, or its stand-in."""
         return self.child if self.stand_in is None else self.stand_in.child
 
-    async def stand_in_is(self, other: Link | None) -> None:
-        """Have another stand-in, or none any more. The one before has done what it was for."""
-        before, self.stand_in, self._unwritten = self.stand_in, other, {"uid_map", "gid_map"}
+    async def stand_in_is(self, other: Link | None, unwritten: Iterable[str] = ("uid_map", "gid_map")) -> None:
+        """Have another stand-in, for id maps that are unwritten, or none any more. The one before has done what it was for."""
+        before, self.stand_in, self._unwritten = self.stand_in, other, set(unwritten)
         if before is not None:
             await before.aclose()
 

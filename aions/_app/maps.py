@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from errno import EACCES
 
-from aions._app import credentials, id_maps, newidmap
+from aions._app import credentials, id_maps, newidmap, stand_in
 from aions._app.connection import Connection
 from aions._app.id_maps import M
 from aions._app.identity import Identity
@@ -41,7 +42,17 @@ async def write(
         worker = worker.forkserver.worker_with(pid) or worker
     step = WriteMap(worker.mapped.pid if pid in (None, worker.child.pid) else pid, file, id_maps.map_text(mappings), setgroups)
     own = os.getresuid() if file == "uid_map" else os.getresgid()
-    await _write_or_have_written(worker, step, mappings, own, launch)
+    try:
+        await _write_or_have_written(worker, step, mappings, own, launch)
+    except PermissionError as error:
+        if error.errno != EACCES or step.pid != worker.child.pid or not await stand_in.lend_maps(worker):
+            raise
+        step = WriteMap(worker.mapped.pid, step.file, step.text, step.setgroups)
+        try:
+            await _write_or_have_written(worker, step, mappings, own, launch)
+        except BaseException:
+            await worker.stand_in_is(None)
+            raise
     if step.pid == worker.mapped.pid:
         await worker.maps_are_written([file])
 
@@ -120,8 +131,10 @@ async def assume(worker: Link, identity: Identity, own: Ids, launch: Launch) -> 
     held = set(os.getgroups())
     if sum(mapping.count for mapping in identity.group_mappings) == 1:
         held.discard(os.getegid())  # there is nobody else inside who could have it
-    if None in users | groups or (identity.group_mappings and held):
-        await worker.call(BecomeRoot(None in users, None in groups), Done)
+    user = bool(identity.user_mappings) and None in users
+    group = bool(identity.group_mappings) and None in groups
+    if user or group or (identity.group_mappings and held):
+        await worker.call(BecomeRoot(user, group), Done)
 
 
 def _steps(pid: int, identity: Identity, own_group: tuple[int, ...]) -> Iterator[WriteMap]:

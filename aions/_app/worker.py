@@ -43,7 +43,7 @@ class Worker(Mounting, Networking):
     Every method may raise `WorkerDied`, and `anyio.ClosedResourceError` once the worker is closed.
 
     Cancellation: a call that is cancelled returns at once; what it asked for may or may not happen. The worker goes on, once it
-    is through with it: see `open` and `run_sync` for what may take for ever.
+    is through with it: see `run_sync` for what may take for ever.
     """
 
     def __init__(self, link: Link) -> None:
@@ -340,8 +340,9 @@ class Worker(Mounting, Networking):
 
         Raises:
             ValueError: nanoseconds out of range, or more seconds than the kernel counts.
-            OSError: EACCES: no time namespace was unshared, or something runs in it already. ERANGE: the clock would stand
-                below zero, or too far ahead. EPERM: no CAP_SYS_TIME.
+            OSError: EACCES: no time namespace was unshared, or something runs in it already; or the app is a plain user's, and
+                the worker was forked from one that had started something, or entered what others made. ERANGE: the clock would
+                stand below zero, or too far ahead. EPERM: no CAP_SYS_TIME.
 
         Kernel: time_namespaces(7), Linux 5.6.
         """
@@ -494,9 +495,12 @@ class Worker(Mounting, Networking):
         Raises:
             OSError: as open(2).
 
-        Cancellation: what blocks in open(2), as a FIFO does without O_NONBLOCK, blocks the worker until it is closed.
+        Where the worker sees other files than the app, no magic link of /proc/PID (fd, root, cwd, exe, ns) is followed: ELOOP.
 
-        Kernel: open(2).
+        Cancellation: what waits in open(2), as for the other end of a FIFO or for a file server, waits in a fork of the worker,
+        which ends. Other calls do not wait with it.
+
+        Kernel: open(2); openat2(2), Linux 5.6.
         """
         return await files.open_descriptor(self._link, path, flags, mode)
 

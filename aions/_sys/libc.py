@@ -25,22 +25,20 @@ NAMESPACE_FLAGS = {
     "CLONE_NEWPID": 0x20000000,
     "CLONE_NEWNET": 0x40000000,
 }
-CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = (
-    NAMESPACE_FLAGS[name] for name in ("CLONE_NEWTIME", "CLONE_NEWNS", "CLONE_NEWUSER", "CLONE_NEWNET")
+CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
+    NAMESPACE_FLAGS[name] for name in ("CLONE_NEWTIME", "CLONE_NEWNS", "CLONE_NEWUSER", "CLONE_NEWPID", "CLONE_NEWNET")
 )
 
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
-_PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _SYS_CLOSE_RANGE = 436
 _SYS_RT_SIGACTION = {"x86_64": 13, "i686": 174, "armv7l": 174, "ppc64le": 173, "s390x": 174}.get(os.uname().machine, 134)
 _SIGSET_SIZE = 8
 _INTERNAL_SIGNALS = 32, 33
-_CLOSE_RANGE_CLOEXEC = 4
 _UINT_MAX = 2**32 - 1
 
 _library = ctypes.CDLL(None, use_errno=True)
@@ -119,12 +117,6 @@ def close_from(lowest: int) -> None:
     _syscall(_SYS_CLOSE_RANGE, lowest, _UINT_MAX, 0, 0)
 
 
-def close_on_exec_from(lowest: int) -> None:
-    """Have exec close every descriptor from a number on. CLOSE_RANGE_CLOEXEC, Linux 5.11."""
-    text = f"close_range({lowest}, ~0U, CLOSE_RANGE_CLOEXEC)"
-    call(lambda: text, _syscall, _SYS_CLOSE_RANGE, lowest, _UINT_MAX, _CLOSE_RANGE_CLOEXEC, 0)
-
-
 def may_close_range() -> bool:
     """Return whether close_range(2) works: there is none before Linux 5.9, and a seccomp filter may refuse it."""
     try:
@@ -134,12 +126,9 @@ def may_close_range() -> bool:
     return True
 
 
-def is_dumpable() -> int:
-    """Return whether processes of the same user may look into this one. PR_GET_DUMPABLE."""
-    dumpable: int = call(lambda: "prctl(PR_GET_DUMPABLE)", _prctl, _PR_GET_DUMPABLE, 0, 0, 0, 0)
-    return dumpable
-
-
 def set_dumpable(dumpable: int) -> None:
-    """Set whether they may. PR_SET_DUMPABLE; a change of credentials sets it to fs.suid_dumpable, which mostly is 0."""
+    """Set whether processes of the same user may look into this one. PR_SET_DUMPABLE.
+
+    A change of credentials sets it to fs.suid_dumpable, which usually is 0.
+    """
     call(lambda: f"prctl(PR_SET_DUMPABLE, {dumpable})", _prctl, _PR_SET_DUMPABLE, dumpable, 0, 0, 0)

@@ -1,7 +1,7 @@
 """What /proc tells and takes, always through a descriptor of it.
 
-The forkserver opens /proc once, and every worker inherits that descriptor. So a worker sees the processes and the pids that
-the app sees, whatever mount or pid namespace it is in, and whether or not there is a /proc at all where it is.
+Every worker inherits a descriptor of one from the forkserver. So it sees the processes and the pids that the app sees, whatever
+mount or pid namespace it is in, and whether or not there is a /proc at all where it is.
 """
 
 from __future__ import annotations
@@ -11,13 +11,6 @@ import os
 
 from aions._sys import libc
 from aions._sys.calls import KernelError, call
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVarTuple
-
-    Ts = TypeVarTuple("Ts")
 
 
 class Opened:
@@ -107,33 +100,15 @@ def close_all_but(proc: int, *kept: int) -> None:
         first = descriptor + 1
     try:
         libc.close_from(first)
-    except OSError:  # os.closerange would now try two billion numbers
-        for descriptor in _open_from(proc, first):
-            _if_it_is_open(os.close, descriptor)
+    except OSError:  # ENOSYS, or a seccomp filter; os.closerange would now try two billion numbers
+        for descriptor in open_descriptors(proc):
+            if descriptor >= first:
+                _close(descriptor)
 
 
-def close_on_exec(proc: int, lowest: int) -> None:
-    """Have exec close every descriptor from a number on, whatever the kernel has."""
+def _close(descriptor: int) -> None:
     try:
-        libc.close_on_exec_from(lowest)
-    except KernelError:
-        for descriptor in _open_from(proc, lowest):
-            _if_it_is_open(os.set_inheritable, descriptor, False)
-
-
-def _open_from(proc: int, lowest: int) -> list[int]:
-    """List the open descriptors from a number on, and what they are listed by, which is closed again.
-
-    This is for where close_range(2) does not work: ENOSYS before Linux 5.9, EINVAL for its flag before 5.11, and whatever a
-    seccomp filter says.
-    """
-    with Opened(proc, "self/fd", os.O_RDONLY | os.O_DIRECTORY) as directory:
-        return [descriptor for descriptor in map(int, os.listdir(directory)) if descriptor >= lowest]
-
-
-def _if_it_is_open(function: Callable[[int, *Ts], None], descriptor: int, *arguments: *Ts) -> None:
-    try:
-        function(descriptor, *arguments)
+        os.close(descriptor)
     except OSError:
         pass  # it was what the list was read by
 

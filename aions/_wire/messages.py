@@ -57,10 +57,12 @@ class Unshare(Request):
 
 
 class StandIn(Request):
-    """Make a user namespace, and let others look into this process, so that its id maps can be written.
+    """Make new namespaces, unless it is none, and let others look into this process, so that its id maps can be written.
 
     It first gives up all that it holds but the connection, and can serve nothing afterwards.
     """
+
+    namespaces: int
 
 
 class SetNamespace(Request):

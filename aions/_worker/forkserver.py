@@ -34,7 +34,12 @@ _PATIENCE = 1
 
 
 class Forkserver(Server):
-    """A server that also watches the app, by a pidfd: EOF comes late while a fork of the app holds its sockets open."""
+    """A server that also watches the app, by a pidfd: EOF comes late while a fork of the app holds its sockets open.
+
+    It stays open: whoever could look into it has the app itself.
+    """
+
+    seals_forks = False
 
     def __init__(self, connection: socket.socket, app: int) -> None:
         super().__init__(connection, Home(), FORKSERVER_HANDLERS)
@@ -59,7 +64,7 @@ class Forkserver(Server):
             rehearsal.rehearse_as_forkserver(self)
 
     def prepare_fork(self) -> None:
-        """Make what the worker gets of this process's home. It stays open: whoever could look into it has the app itself."""
+        """Make what the worker gets of this process's home."""
         self.home.for_workers()
 
     def reap(self) -> None:

@@ -82,17 +82,8 @@ def _explain(server: Server, error: BaseException) -> None:
         note = _NO_PROCESSES
     else:
         return
-    if not _can_start_threads(server):
+    if not server.home.is_in_pid_namespace_for_children():  # KERNEL: where threads cannot be
         error.add_note(note)
-
-
-def _can_start_threads(server: Server) -> bool:
-    """Whether this process is in the pid namespace that its children will be in. KERNEL: threads cannot be in another."""
-    try:
-        for_children = os.readlink("self/ns/pid_for_children", dir_fd=server.home.proc)
-    except FileNotFoundError:
-        return False
-    return for_children == os.readlink("self/ns/pid", dir_fd=server.home.proc)
 
 
 def _recover(server: Server) -> None:

@@ -10,8 +10,9 @@ from aions._sys import libc
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, Log, call
 from aions._wire import messages
+from aions._wire.fdsocket import close_all
 from aions._wire.messages import Done, Started
-from aions._worker import building, credentials, files, mounts, names, namespaces, networks, privileges, sessions, sockets
+from aions._worker import building, credentials, files, late, mounts, names, namespaces, networks, privileges, sessions, sockets
 from aions._worker.groups import AppsGroup
 from aions._worker.loop import Server
 from aions._worker.namespaces import wait_for_single_thread
@@ -30,22 +31,59 @@ def fork(server: Server, request: messages.Fork) -> Started:
     server.children.expect()
     wait_for_single_thread(server)
     server.prepare_fork()
-    parent = os.pidfd_open(os.getpid())
+    gate = Gate() if server.seals_forks and not server.sealed else None
     try:
-        with AppsGroup(server.home, request.process_group, request.session):
-            pid = call(lambda: "fork()", os.fork)
-            if pid == 0:
-                serve_as_worker(server, request, parent)
+        parent = os.pidfd_open(os.getpid())
+        try:
+            with AppsGroup(server.home, request.process_group, request.session):
+                pid = call(lambda: "fork()", os.fork)
+                if pid == 0:
+                    serve_as_worker(server, request, parent, gate)
+        finally:
+            os.close(parent)
+        if gate is not None:
+            _seal_both(server, pid, gate)
     finally:
-        os.close(parent)
+        if gate is not None:
+            gate.close()
     server.children.add(pid, request.exit)
     return started(server, pid)
 
 
-def serve_as_worker(parent: Server, request: messages.Fork, parent_pidfd: int) -> NoReturn:
+class Gate:
+    """Holds up a process that has forked until the fork has closed `theirs`, or has ended."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = call(lambda: "pipe2()", os.pipe2, os.O_CLOEXEC)
+
+    def wait(self) -> None:
+        """Close it, but wait before."""
+        os.close(self.theirs)
+        self.theirs = -1
+        os.read(self._ours, 1)
+
+    def close(self) -> None:
+        """Close it."""
+        close_all(each for each in (self._ours, self.theirs) if each >= 0)
+
+
+def _seal_both(server: Server, pid: int, gate: Gate) -> None:
+    """Seal this process, and wait until its fork has sealed itself.
+
+    SECURITY: this process may start something next. KERNEL: a fork of a sealed one could not open its clock offsets any more.
+    """
+    try:
+        server.seal()
+    except OSError:
+        kill_all([pid])
+        raise
+    gate.wait()
+
+
+def serve_as_worker(parent: Server, request: messages.Fork, parent_pidfd: int, gate: Gate | None) -> NoReturn:
     """Do all that the fork does; whatever happens, it does not return into the code of its parent."""
     try:
-        server = become_worker(parent, request.socket, parent_pidfd)
+        server = become_worker(parent, request.socket, parent_pidfd, gate)
         if request.in_advance:
             from aions._worker import rehearsal  # see late
 
@@ -57,15 +95,19 @@ def serve_as_worker(parent: Server, request: messages.Fork, parent_pidfd: int) -
         os._exit(1)
 
 
-def become_worker(parent: Server, connection: int, parent_pidfd: int) -> Server:
+def become_worker(parent: Server, connection: int, parent_pidfd: int, gate: Gate | None) -> Server:
     """Turn the fork of a worker into one of its own: nothing of the parent's stays open but the way home."""
     if Log.lines is not None:
         Log.lines = []  # those before were the parent's
     parent.connection.detach()
     home = parent.home.for_workers()
-    procfs.close_all_but(home.proc, 0, 1, 2, connection, parent_pidfd)
+    held = [] if gate is None else [gate.theirs]
+    procfs.close_all_but(home.proc, 0, 1, 2, connection, parent_pidfd, *held)
     server = Server(socket.socket(fileno=connection), home, HANDLERS, parent_pidfd, parent.sealed)
     server.has_entered = parent.has_entered
+    if parent.seals_forks:
+        server.seal()
+    close_all(held)
     server.renew()
     return server
 
@@ -107,7 +149,8 @@ def spawn(server: Server, request: messages.Spawn) -> Started:
 
 
 def call_function(server: Server, request: messages.CallFunction) -> messages.Called:
-    from aions._worker import functions  # see late
+    late.load()  # it may change the root
+    from aions._worker import functions
 
     server.seal()  # what it starts, it may start in ways that are not ours
     return functions.call(server, request)

@@ -35,6 +35,14 @@ class Home:
         except FileNotFoundError:
             return False  # a new one, without a first process yet
 
+    def is_in_pid_namespace_for_children(self) -> bool:
+        """Whether this process is in the pid namespace that its children will be in."""
+        try:
+            for_children = os.readlink("self/ns/pid_for_children", dir_fd=self.proc)
+        except FileNotFoundError:
+            return False
+        return for_children == os.readlink("self/ns/pid", dir_fd=self.proc)
+
     def has_same_files(self) -> bool:
         """Whether paths mean to this process what they mean to the app."""
         return self._files == self._files_now()

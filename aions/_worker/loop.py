@@ -52,8 +52,11 @@ class Server:
     `parent` is a pidfd of the process that forked it; the forkserver has none. A worker that is `half_made`, since a request of
     several steps failed between them, ends once it has told so. One that is `sealed` shows nothing of itself to others, and has
     kept open what it could not open then: `clock_offsets`, -1 if there is none. `has_entered` is set once it is in a namespace
-    that it was not in from the start and has not made.
+    that it was not in from the start and has not made. `seals_forks` says whether it and its forks are sealed once it forks,
+    since anything may soon be where they are.
     """
+
+    seals_forks = True
 
     def __init__(
         self, connection: socket.socket, home: Home, handlers: Handlers, parent: int | None = None, sealed: bool = False
@@ -93,8 +96,7 @@ class Server:
             self.clock_offsets = -1
 
     def prepare_fork(self) -> None:
-        """Get ready to fork a worker, in whose place there may be anything soon."""
-        self.seal()
+        """Get ready to fork a worker."""
 
     def renew(self) -> None:
         """Do again what a change of credentials undoes: end with the parent, be sealed.

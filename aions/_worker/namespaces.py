@@ -9,7 +9,7 @@ from errno import ENOENT, EPERM
 from aions._sys import libc
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError
-from aions._sys.libc import CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER
+from aions._sys.libc import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER
 from aions._sys.namespaces import NAMES, identify
 from aions._sys.proc import Opened as Open
 from aions._wire.fdsocket import close_all
@@ -38,19 +38,33 @@ _OFFSETS = "self/timens_offsets"
 
 
 def unshare(server: Server, request: Unshare) -> Done | Sealed:
-    if server.sealed and request.namespaces & CLONE_NEWUSER and not procfs.may_write_maps(server.home.proc):
+    if _needs_stand_in(server, request.namespaces):
         return Sealed()
     if request.namespaces & CLONE_NEWNS:
         late.load()  # before something is mounted over the place that it would be imported from
     if request.namespaces & CLONE_NEWUSER:
         wait_for_single_thread(server)
+    _unshare(server, request.namespaces)
+    server.renew()
+    return Done()
+
+
+def _needs_stand_in(server: Server, namespaces: int) -> bool:
+    """Whether nobody could write the id maps of a user namespace that this process makes."""
+    if not server.sealed or not namespaces & CLONE_NEWUSER or procfs.may_write_maps(server.home.proc):
+        return False
+    if namespaces & CLONE_NEWPID and not server.home.is_in_pid_namespace_for_children():
+        return False  # the kernel refuses it, whoever asks: EINVAL
+    wait_for_single_thread(server)
+    return True
+
+
+def _unshare(server: Server, namespaces: int) -> None:
     try:
-        with_threads_named(server, libc.unshare, request.namespaces)
+        with_threads_named(server, libc.unshare, namespaces)
     except KernelError as error:
         error.hint = error.hint or credentials.hindrance(server)
         raise
-    server.renew()
-    return Done()
 
 
 def set_namespace(server: Server, request: SetNamespace) -> Done:
@@ -201,9 +215,10 @@ def set_clock_offset(server: Server, request: SetClockOffset) -> Done:
     return Done()
 
 
-def stand_in(server: Server, _request: StandIn) -> Opened:
-    """Make a user namespace, and be open to others, who shall find nothing. The standard streams are the app's."""
-    libc.unshare(CLONE_NEWUSER)
+def stand_in(server: Server, request: StandIn) -> Opened:
+    """Make namespaces, and be open to others, who shall find nothing. The standard streams are the app's."""
+    if request.namespaces:
+        _unshare(server, request.namespaces)
     with Open(server.home.proc, "self/ns/user", os.O_RDONLY) as descriptor:
         namespace = os.dup(descriptor)
     for descriptor in (1, 2, server.home.proc):

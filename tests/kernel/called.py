@@ -183,8 +183,9 @@ def aions_sees(kind: str) -> str:
     return repr(aions.Namespace(kind))
 
 
-def namespaces() -> dict[str, str]:
-    return {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")}
+def namespaces(names: list[str]) -> dict[str, str]:
+    """Read links of /proc/self/ns. KERNEL: a process that is not dumpable may do that, but not list the directory."""
+    return {name: os.readlink(f"/proc/self/ns/{name}") for name in names}
 
 
 def prctl(option: int, argument: int = 0) -> int:
@@ -193,6 +194,18 @@ def prctl(option: int, argument: int = 0) -> int:
     if result == -1:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
+
+
+def be_looked_into(unseal: bool) -> None:
+    """Let others trace this process; and look into it, and into its forks, if it is sealed and `unseal` says so."""
+    try:
+        prctl(0x59616D61, 2**64 - 1)  # PR_SET_PTRACER, PR_SET_PTRACER_ANY: where Yama is, it lets only ancestors trace
+    except OSError:
+        pass  # there is no Yama
+    if unseal:
+        from tests.kernel.programs import unsealed  # noqa: F401
+
+        prctl(4, 1)  # PR_SET_DUMPABLE
 
 
 def death_signal() -> int:

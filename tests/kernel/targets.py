@@ -13,7 +13,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from aions import Namespace
+from aions import Namespace, Worker
+from tests.kernel import called
 
 KINDS = list(Namespace)
 """All eight, one by one."""
@@ -40,6 +41,10 @@ OPTIONS = {
 """What unshare(1) and nsenter(1) call each kind."""
 
 
+LOOKED_INTO = [] if os.geteuid() == 0 else ["tests.kernel.programs.unsealed"]
+"""What workers preload so that this process may look into them and their forks, as root may anyway."""
+
+
 @contextmanager
 def target(kinds: Namespace, *options: str, owner: int | None = None) -> Iterator[int]:
     """Have unshare(1), run by a user, put a process into new namespaces; give its pid once it stands in them."""
@@ -62,6 +67,25 @@ def target_as_root(kinds: Namespace) -> Iterator[int]:
     """The same in a user namespace as well, where the process is root: anybody may make and join these."""
     with target(kinds | Namespace.USER, "--map-root-user") as pid:
         yield pid
+
+
+async def let_look_into(worker: Worker) -> None:
+    """Have a worker let this process look into it, by /proc and by strace(1), as root may anyway."""
+    await worker.run_sync(called.be_looked_into, os.geteuid() != 0)
+
+
+async def name_of_worker(worker: Worker, kind: Namespace) -> str:
+    """Read a namespace's name in /proc; where only root may look, by a descriptor that the worker hands out."""
+    try:
+        return name_of(worker.pid, kind)
+    except PermissionError:
+        async with await worker.open_namespace(kind) as file:
+            return os.readlink(f"/proc/self/fd/{file.fileno()}")
+
+
+async def names_of_worker(worker: Worker) -> dict[Namespace, str]:
+    """Read the names of all eight namespaces of a worker."""
+    return {kind: await name_of_worker(worker, kind) for kind in KINDS}
 
 
 def name_of(pid: int | str, kind: Namespace) -> str:

@@ -30,7 +30,7 @@ import aions
 from aions import Namespace, Worker, open_worker
 from tests.kernel.called import mount_tmpfs
 from tests.kernel.explained import works
-from tests.kernel.targets import on_one_loop
+from tests.kernel.targets import let_look_into, on_one_loop
 
 MIRRORED = [
     "connect_tcp",
@@ -350,7 +350,7 @@ async def test_a_local_host_chooses_the_family(worker: Worker, local_host: str) 
 
 @on_one_loop
 async def test_a_unix_socket_that_cannot_be_bound_is_not_kept_by_the_worker(worker: Worker) -> None:
-    await worker.get_namespace_id(None, Namespace.NETWORK)  # whatever it was busy with when it was opened is done then
+    await let_look_into(worker)
     before = len(os.listdir(f"/proc/{worker.pid}/fd"))
     for call in (worker.create_unix_listener("/tmp/no/socket"), worker.connect_unix("/tmp/nothing")):
         with pytest.raises(FileNotFoundError):

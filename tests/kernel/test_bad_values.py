@@ -11,7 +11,7 @@ import pytest
 
 from aions import Clock, GroupMapping, Namespace, UserMapping, Worker, open_worker
 from tests.kernel.explained import works
-from tests.kernel.targets import names_of, on_one_loop
+from tests.kernel.targets import names_of_worker, on_one_loop
 
 pytestmark = on_one_loop
 
@@ -83,10 +83,10 @@ BAD_VALUES: dict[str, tuple[str, Act]] = {
 
 @pytest.mark.parametrize(("said", "act"), BAD_VALUES.values(), ids=BAD_VALUES)
 async def test_bad_values_are_value_errors(worker: Worker, said: str, act: Act) -> None:
-    before = names_of(worker.pid)
+    before = await names_of_worker(worker)
     with pytest.raises(ValueError, match=said):
         await act(worker)
-    assert names_of(worker.pid) == before
+    assert await names_of_worker(worker) == before
 
 
 BAD_TYPES: dict[str, Act] = {

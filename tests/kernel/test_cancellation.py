@@ -25,6 +25,7 @@ from aions import Dev, Namespace, NamespaceFile, NamespaceID, Worker, current_wo
 from tests.kernel.programs.counts import times
 from tests.kernel.programs.running import children, parent, state, wait_until
 from tests.kernel.scripts import run_script
+from tests.kernel.targets import let_look_into
 
 SOCKETS = [
     (socket.AF_INET, socket.SOCK_STREAM),
@@ -62,6 +63,7 @@ async def known() -> AsyncIterator[Known]:
     fresh = [Namespace.USER, Namespace.NETWORK]
     async with open_worker(unshare=fresh) as first, open_worker(unshare=fresh) as second, open_worker(unshare=fresh) as worker:
         await worker.run_process(["true"])  # which leaves it with what it needs for children
+        await let_look_into(worker)
         others = {each.pid: await each.get_namespace_id(None, "net") for each in (first, second)}
         yield Known(worker, await worker.get_namespace_id(None, "net"), others)
 
@@ -358,6 +360,7 @@ async def test_sockets_that_nobody_waits_for_any_more_are_closed(what: str) -> N
                 await stack.enter_async_context(listener)
         finished: list[str] = []
         await open_and_close_socket(partial(OPENED[what], worker, file), finished)
+        await let_look_into(worker)
         app_before, worker_before = await settled_descriptors(), descriptors(worker.pid)
         rng = seeded()
         for _ in range(times("cancelled sockets")):

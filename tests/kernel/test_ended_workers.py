@@ -26,7 +26,16 @@ from aions import (
 )
 from tests.kernel.explained import works
 from tests.kernel.scripts import run_script
-from tests.kernel.targets import name_of, names_of, on_one_loop, status_field, target, target_as_root, until
+from tests.kernel.targets import (
+    name_of_worker,
+    names_of,
+    names_of_worker,
+    on_one_loop,
+    status_field,
+    target,
+    target_as_root,
+    until,
+)
 
 Act = Callable[[Worker], Awaitable[Any]]
 
@@ -183,7 +192,7 @@ async def test_a_stopped_worker_and_cancelled_calls(worker: Worker) -> None:
     async with open_worker() as other:
         assert await works(other)
     os.kill(worker.pid, signal.SIGCONT)
-    assert str(await worker.get_namespace_id(None, "net")) == name_of(worker.pid, Namespace.NETWORK)
+    assert str(await worker.get_namespace_id(None, "net")) == await name_of_worker(worker, Namespace.NETWORK)
 
 
 async def test_a_cancelled_call_does_not_touch_another(worker: Worker) -> None:
@@ -201,7 +210,9 @@ async def test_a_cancelled_call_does_not_touch_another(worker: Worker) -> None:
         await anyio.wait_all_tasks_blocked()
         os.kill(worker.pid, signal.SIGCONT)
     assert scope.cancelled_caught
-    assert sorted(map(str, found)) == sorted(name_of(worker.pid, kind) for kind in (Namespace.NETWORK, Namespace.MOUNT))
+    assert {str(each) for each in found} == {
+        await name_of_worker(worker, kind) for kind in (Namespace.NETWORK, Namespace.MOUNT)
+    }
 
 
 CLOSED: dict[str, Act] = {
@@ -252,7 +263,7 @@ async def test_the_default_worker_is_replaced_where_nobody_had_moved_it() -> Non
         while await current_worker() is first:
             await anyio.sleep(0.001)
     second = await current_worker()
-    assert names_of(second.pid) == names_of("self")
+    assert await names_of_worker(second) == names_of("self")
     assert await works(second)
 
 

@@ -23,6 +23,7 @@ import pytest
 from aions import Namespace, NamespaceFile, Worker, WorkerDied, open_worker
 from tests.kernel.programs.counts import times
 from tests.kernel.programs.running import Program, children, parent, wait_until
+from tests.kernel.targets import let_look_into
 
 strace = pytest.mark.needs("strace")
 
@@ -44,10 +45,6 @@ async def refusing(pid: int, calls: str, fault: str) -> AsyncIterator[None]:
         finally:
             with suppress(ProcessLookupError):
                 tracer.send_signal(signal.SIGINT)
-
-
-LET_ANYBODY_TRACE = "import ctypes\nctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)"
-"""prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY): where Yama is, it lets only ancestors trace."""
 
 
 async def settled_descriptors(worker: Worker) -> int:
@@ -118,7 +115,7 @@ REFUSALS = [
 async def test_what_the_kernel_refuses_the_worker_is_an_error_with_its_errno(call: str, refused: str, name: str) -> None:
     async with open_worker() as worker:
         await CALLS["command"](worker)
-        await worker.run_sync(exec, LET_ANYBODY_TRACE)
+        await let_look_into(worker)
         before = await settled_descriptors(worker)
         async with refusing(worker.pid, refused, f"error={name}:when=1"):
             with pytest.raises(OSError, match=r"\[Errno") as caught:
@@ -134,7 +131,7 @@ async def test_what_the_kernel_refuses_the_worker_is_an_error_with_its_errno(cal
 @one_event_loop
 async def test_an_interrupted_call_is_made_again() -> None:
     async with open_worker() as worker:
-        await worker.run_sync(exec, LET_ANYBODY_TRACE)
+        await let_look_into(worker)
         calls = "recvmsg,sendmsg,poll"
         async with refusing(worker.pid, calls, "error=EINTR:when=1+2"):
             for call in ("identify", "fork", "command", "socket", "function"):
@@ -146,7 +143,7 @@ async def test_an_interrupted_call_is_made_again() -> None:
 async def test_a_kernel_without_namespace_ids_is_no_error() -> None:
     """NS_GET_ID came with Linux 6.18."""
     async with open_worker() as worker:
-        await worker.run_sync(exec, LET_ANYBODY_TRACE)
+        await let_look_into(worker)
         async with refusing(worker.pid, "ioctl", "error=ENOTTY"):
             found = await worker.get_namespace_id(None, "net")
         assert found.id is None
@@ -157,7 +154,7 @@ async def test_a_kernel_without_namespace_ids_is_no_error() -> None:
 @one_event_loop
 async def test_a_worker_that_cannot_receive_is_closed() -> None:
     async with open_worker() as worker, open_worker() as other:
-        await worker.run_sync(exec, LET_ANYBODY_TRACE)
+        await let_look_into(worker)
         async with refusing(worker.pid, "recvmsg", "error=ENOMEM:when=1"):
             with pytest.raises(WorkerDied):
                 await worker.get_namespace_id(None, "net")
@@ -304,14 +301,25 @@ def limited(pid: int, spare: int) -> Iterator[None]:
 async def test_a_worker_without_room_for_descriptors_says_so_and_goes_on() -> None:
     async with open_worker() as worker:
         await CALLS["command"](worker)
+        await let_look_into(worker)
         before = await settled_descriptors(worker)
-        for call in ("fork", "command", "socket", "identify", "function"):
+        for call in ("fork", "command", "socket", "identify", "long function"):
             errnos = set()
             for spare in range(12):
                 with limited(worker.pid, spare):
                     errnos.add(await errno_of(partial(CALLS[call], worker)))
                 assert await settled_descriptors(worker) == before
             assert errnos == {None, "EMFILE"}
+
+
+@one_event_loop
+async def test_a_worker_without_room_to_import_says_so_and_goes_on() -> None:
+    """The first worker is forked before its forkserver has imported what functions need."""
+    async with open_worker() as worker:
+        await CALLS["identify"](worker)  # it has closed what it had of the forkserver's then
+        with limited(worker.pid, 0):
+            assert await errno_of(partial(CALLS["function"], worker)) == "EMFILE"
+        await CALLS["function"](worker)
 
 
 @asynccontextmanager
@@ -366,6 +374,7 @@ async def test_what_finds_no_room_is_an_error_and_stays_nowhere(
 ) -> None:
     """In the app, and in the worker, which goes nowhere either."""
     async with inside() as (worker, file):
+        await let_look_into(worker)
         where = await worker.get_namespace_id(None, "net")
 
         async def attempt() -> None:

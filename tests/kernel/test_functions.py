@@ -16,7 +16,7 @@ from aions import AionsError, Namespace, ProtocolError, Worker, WorkerDied, open
 from tests.app.waiting import attentive_loop
 from tests.kernel import called
 from tests.kernel.scripts import run_script
-from tests.kernel.targets import EVERY_KIND, names_of, on_one_loop
+from tests.kernel.targets import EVERY_KIND, names_of_worker, on_one_loop
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ async def worker() -> AsyncIterator[Worker]:
 
 async def test_a_function_runs_in_the_worker_itself() -> None:
     async with open_worker(unshare=EVERY_KIND) as worker:
-        inside = await worker.run_sync(called.namespaces)
-        assert {kind: inside[kind.kernel_name] for kind in EVERY_KIND} == names_of(worker.pid)
+        inside = await worker.run_sync(called.namespaces, [kind.kernel_name for kind in EVERY_KIND])
+        assert {kind: inside[kind.kernel_name] for kind in EVERY_KIND} == await names_of_worker(worker)
         assert await worker.run_sync(os.getpid) == 1
         assert await run_sync(os.getpid) == 1
 

@@ -16,7 +16,7 @@ import pytest
 from aions import Namespace, NamespaceFile, open_namespace, open_worker
 from tests.kernel.conftest import REQUIRED
 from tests.kernel.programs.counts import times
-from tests.kernel.targets import on_one_loop
+from tests.kernel.targets import let_look_into, on_one_loop
 from tests.kernel.test_sockets import cookie
 
 A_FEW = 50
@@ -134,7 +134,7 @@ async def test_sockets_that_were_made_before_one_was_refused_are_not_kept() -> N
         await worker.open_namespace("net") as own,
         await open_namespace(os.getpid(), "net") as hosts,
     ):
-        await worker.get_namespace_id(None, Namespace.NETWORK)  # what it has sent before, it has closed then
+        await let_look_into(worker)
         before = len(os.listdir(f"/proc/{worker.pid}/fd"))
         with pytest.raises(PermissionError):
             await worker.sockets([own, own, hosts])

@@ -12,8 +12,8 @@ import pytest
 from aions import Namespace, Worker, open_worker
 from tests.kernel.explained import works
 from tests.kernel.mountinfo import mounted
-from tests.kernel.targets import on_one_loop
-from tests.kernel.test_faults import LET_ANYBODY_TRACE, refusing, settled_descriptors
+from tests.kernel.targets import let_look_into, on_one_loop
+from tests.kernel.test_faults import refusing, settled_descriptors
 
 Act = Callable[[Worker, Path], Awaitable[object]]
 
@@ -62,7 +62,7 @@ REFUSALS = [
 async def test_a_refusal_leaves_nothing_half_made(tmp_path: Path, act: str, refused: str, name: str) -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.MOUNT | Namespace.UTS) as worker:
         assert await works(worker)
-        await worker.run_sync(exec, LET_ANYBODY_TRACE)
+        await let_look_into(worker)
         before = await settled_descriptors(worker), mounted(worker.pid), os.readlink(f"/proc/{worker.pid}/cwd")
         async with refusing(worker.pid, refused, f"error={name}:when=1"):
             with pytest.raises(OSError, match=r"\[Errno") as caught:
@@ -79,7 +79,7 @@ async def test_a_refusal_leaves_nothing_half_made(tmp_path: Path, act: str, refu
 @on_one_loop
 async def test_a_look_up_that_a_rename_elsewhere_disturbs_is_made_again(tmp_path: Path) -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.MOUNT) as worker:
-        await worker.run_sync(exec, LET_ANYBODY_TRACE)
+        await let_look_into(worker)
         async with refusing(worker.pid, "openat2", "error=EAGAIN:when=1..5"):
             await worker.bind_mount("/usr", tmp_path)
         assert [mount.target for mount in mounted(worker.pid)][-1] == str(tmp_path)

@@ -15,7 +15,7 @@ import aions
 from aions import GroupMapping, Identity, MountAttribute, MountFlag, Namespace, Propagation, UserMapping, Worker, open_worker
 from tests.kernel.explained import named, refusal, works
 from tests.kernel.mountinfo import mounted, mounted_on
-from tests.kernel.targets import on_one_loop
+from tests.kernel.targets import let_look_into, on_one_loop
 
 pytestmark = on_one_loop
 
@@ -240,6 +240,7 @@ async def test_chroot_and_chdir(worker: Worker, directory: Path) -> None:
     assert (await worker.run_process("pwd")).stdout.decode().strip() == str(directory / "from")
     async with worker.fork() as fork:
         await fork.bind_mount("/", directory / "to")
+        await let_look_into(fork)
         await fork.chroot(directory / "to")
         assert (await fork.run_process(["readlink", "/proc/self/root"])).stdout.decode().strip() == "/"
         assert os.stat(f"/proc/{fork.pid}/root").st_ino == os.stat("/").st_ino

@@ -24,7 +24,7 @@ from aions._app import targets
 from tests.kernel import called
 from tests.kernel.explained import works
 from tests.kernel.programs.running import parent
-from tests.kernel.targets import EVERY_KIND, KINDS, has_processes, name_of, on_one_loop, target_as_root, until
+from tests.kernel.targets import EVERY_KIND, KINDS, has_processes, name_of, name_of_worker, on_one_loop, target_as_root, until
 from tests.kernel.test_sockets import cookie, network
 
 PINNABLE = [kind for kind in KINDS if kind is not Namespace.PID]
@@ -53,8 +53,7 @@ async def test_a_namespace_lives_as_long_as_its_file(kind: Namespace) -> None:
             assert not os.get_inheritable(file.fileno())
             async with worker.fork() as other:
                 await other.enter(file)
-                shown = "time_for_children" if kind is Namespace.TIME else kind.kernel_name
-                assert os.readlink(f"/proc/{other.pid}/ns/{shown}") == name
+                assert await name_of_worker(other, kind) == name
         assert file.fileno() == -1
         assert repr(file) == f"<aions.NamespaceFile {kind.kernel_name} closed>"
 
@@ -102,14 +101,14 @@ async def test_a_new_network_namespace(worker: Worker, loopback: bool) -> None:
 async def test_network_namespaces_from_where_there_is_no_way_back() -> None:
     """A plain user's worker may leave the host's network, and not come back; root's may, and this is the same for both."""
     async with open_worker(unshare=Namespace.USER) as worker:
-        before = name_of(worker.pid, Namespace.NETWORK)
+        before = await name_of_worker(worker, Namespace.NETWORK)
         async with await worker.new_namespace("net", loopback=True) as file:
-            assert name_of(worker.pid, Namespace.NETWORK) == before
+            assert await name_of_worker(worker, Namespace.NETWORK) == before
             with pytest.raises(PermissionError) as caught:
                 await worker.socket(namespace=file)
             assert any("setns" in note for note in caught.value.__notes__)
             assert any("network namespace of its own" in note for note in caught.value.__notes__)
-            assert name_of(worker.pid, Namespace.NETWORK) == before
+            assert await name_of_worker(worker, Namespace.NETWORK) == before
             assert await works(worker)
 
 
@@ -170,7 +169,7 @@ async def test_forms_of_a_target(form: str) -> None:
             async with await open_namespace(target, "net") as file:  # type: ignore[arg-type]
                 assert str(file.id) == expected
             async with open_worker(enter=[(pid, "user"), (target, "net")]) as worker:  # type: ignore[list-item]
-                assert name_of(worker.pid, Namespace.NETWORK) == expected
+                assert await name_of_worker(worker, Namespace.NETWORK) == expected
                 os.fstat(pidfd), os.fstat(nsfd)
         finally:
             os.close(pidfd)
@@ -208,7 +207,7 @@ async def test_a_name_of_iproute2_is_a_target() -> None:
     with target_as_root(Namespace.NETWORK) as pid, named_by_iproute2(pid) as name:
         assert name in subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
         async with await open_namespace(name) as file, open_worker(enter=name) as worker:
-            assert str(file.id) == name_of(pid, Namespace.NETWORK) == name_of(worker.pid, Namespace.NETWORK)
+            assert str(file.id) == name_of(pid, Namespace.NETWORK) == await name_of_worker(worker, Namespace.NETWORK)
             assert file.name == name
             async with await worker.open_namespace("net") as own, await worker.open_namespace("uts") as other:
                 assert (own.name, other.name) == (name, None)
@@ -407,7 +406,7 @@ async def test_closed_handles(worker: Worker) -> None:
 @on_one_loop
 async def test_a_file_that_nobody_closes_is_complained_about(worker: Worker) -> None:
     file = await worker.open_namespace("net")
-    with pytest.warns(ResourceWarning, match="unclosed descriptor"):
+    with pytest.warns(ResourceWarning, match="unclosed <aions.NamespaceFile net:"):
         del file
 
 
@@ -423,7 +422,7 @@ async def test_opening_inside_everything_of_another_worker() -> None:
     everything = EVERY_KIND & ~Namespace.TIME
     async with open_worker(unshare=everything, loopback=True) as first, open_worker(enter=(first, everything)) as second:
         for kind in everything:
-            assert name_of(second.pid, kind) == name_of(first.pid, kind)
+            assert await name_of_worker(second, kind) == await name_of_worker(first, kind)
         async with await first.create_tcp_listener(local_host="127.0.0.1") as listener:
             await (await second.connect_tcp(*listener.listeners[0].extra(SocketAttribute.local_address))).aclose()
 
@@ -467,11 +466,11 @@ async def test_each_call_chooses_its_namespace(worker: Worker) -> None:
 
 @on_one_loop
 async def test_a_call_elsewhere_that_fails_leaves_the_worker_where_it_is(worker: Worker) -> None:
-    before = name_of(worker.pid, Namespace.NETWORK)
+    before = await name_of_worker(worker, Namespace.NETWORK)
     async with await worker.new_namespace("net") as file:
         with pytest.raises(OSError, match="not supported"):
             await worker.socket(99, namespace=file)
-        assert name_of(worker.pid, Namespace.NETWORK) == before
+        assert await name_of_worker(worker, Namespace.NETWORK) == before
 
 
 @on_one_loop

@@ -32,7 +32,9 @@ from tests.kernel.targets import (
     has_processes,
     is_gone,
     name_of,
+    name_of_worker,
     names_of,
+    names_of_worker,
     on_one_loop,
     status_field,
     until,
@@ -56,7 +58,7 @@ def children_of(pid: int) -> set[int]:
 
 async def test_a_plain_worker_is_where_the_app_is() -> None:
     async with open_worker() as worker:
-        assert names_of(worker.pid) == names_of("self")
+        assert await names_of_worker(worker) == names_of("self")
         assert worker.pid != os.getpid()
 
 
@@ -64,14 +66,14 @@ async def test_a_plain_worker_is_where_the_app_is() -> None:
 @on_one_loop
 async def test_no_namespaces_can_be_asked_for_in_any_form(unshare: Namespace | list[Namespace]) -> None:
     async with open_worker(unshare=unshare) as worker:
-        assert names_of(worker.pid) == names_of("self")
+        assert await names_of_worker(worker) == names_of("self")
 
 
 @on_one_loop
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kernel_name)
 async def test_a_worker_is_itself_inside_what_it_was_opened_with(kind: Namespace) -> None:
     async with open_worker(unshare=[kind, Namespace.USER]) as worker:
-        inside = names_of(worker.pid)
+        inside = await names_of_worker(worker)
     assert {other for other, name in names_of("self").items() if inside[other] != name} == {kind, Namespace.USER}
 
 
@@ -80,17 +82,19 @@ async def test_a_worker_is_itself_inside_what_it_was_opened_with(kind: Namespace
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kernel_name)
 async def test_root_opens_a_worker_in_each_kind_alone(kind: Namespace) -> None:
     async with open_worker(unshare=kind.kernel_name) as worker:
-        inside = names_of(worker.pid)
+        inside = await names_of_worker(worker)
     assert {other for other, name in names_of("self").items() if inside[other] != name} == {kind}
 
 
 async def test_a_worker_is_inside_all_eight() -> None:
     async with open_worker(unshare=EVERY_KIND) as worker:
-        assert not names_of(worker.pid).items() & names_of("self").items()
-        assert await worker.run_sync(called.namespaces) == {
-            **{kind.kernel_name: name for kind, name in names_of(worker.pid).items()},
-            "pid_for_children": name_of(worker.pid, Namespace.PID),
-            "time_for_children": name_of(worker.pid, Namespace.TIME),
+        names = await names_of_worker(worker)
+        assert not names.items() & names_of("self").items()
+        inside = await worker.run_sync(called.namespaces, os.listdir("/proc/self/ns"))
+        assert inside == {
+            **{kind.kernel_name: name for kind, name in names.items()},
+            "pid_for_children": names[Namespace.PID],
+            "time_for_children": names[Namespace.TIME],
         }
 
 
@@ -304,7 +308,7 @@ async def test_the_default_worker_keeps_what_it_was_moved_to() -> None:
 async def test_a_worker_is_not_current_in_another_event_loop() -> None:
     async def current() -> tuple[int, str]:
         worker = await current_worker()
-        return worker.pid, name_of(worker.pid, Namespace.USER)
+        return worker.pid, await name_of_worker(worker, Namespace.USER)
 
     async with open_worker(unshare=Namespace.USER) as worker:
         pid, name = await anyio.to_thread.run_sync(anyio.run, current)
@@ -336,7 +340,7 @@ async def test_fifty_tasks_have_fifty_workers_in_namespaces_of_their_own() -> No
 @on_one_loop
 async def test_a_fork_is_where_its_worker_is() -> None:
     async with open_worker(unshare=EVERY_KIND) as worker, worker.fork() as fork:
-        assert names_of(fork.pid) == names_of(worker.pid)
+        assert await names_of_worker(fork) == await names_of_worker(worker)
         assert status_field(fork.pid, "NSpid").split() == [str(fork.pid), str(await fork.run_sync(os.getpid))]
 
 
@@ -344,7 +348,7 @@ async def test_a_fork_is_where_its_worker_is() -> None:
 async def test_a_fork_and_its_worker_go_separate_ways() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.NETWORK) as worker, worker.fork() as fork:
         await fork.unshare(Namespace.NETWORK)
-        assert name_of(fork.pid, Namespace.NETWORK) != name_of(worker.pid, Namespace.NETWORK)
+        assert await name_of_worker(fork, Namespace.NETWORK) != await name_of_worker(worker, Namespace.NETWORK)
         await worker.run_process(["true"])
 
 
@@ -376,7 +380,7 @@ async def test_a_fork_ends_with_the_worker_that_it_was_forked_from() -> None:
 async def test_closing_leaves_no_process_and_no_namespace() -> None:
     async with open_worker(unshare=INSIDE) as worker:
         pidfd = os.dup(worker.pidfd)
-        names = [name_of(worker.pid, kind) for kind in INSIDE]
+        names = [await name_of_worker(worker, kind) for kind in INSIDE]
         await worker.run_process("sleep 600 > /dev/null 2>&1 &")
         await worker.run_process(["setsid", "sh", "-c", "setsid sleep 600 > /dev/null 2>&1 &"])
         assert all(map(has_processes, names))
@@ -421,7 +425,7 @@ async def test_what_commands_left_running_ends_with_the_fork_that_ran_them() -> 
 async def test_a_namespace_lives_on_where_something_outside_holds_it() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.NETWORK) as worker:
         found = await worker.get_namespace_id(None, Namespace.NETWORK)
-        with open(f"/proc/{worker.pid}/ns/user") as user, open(f"/proc/{worker.pid}/ns/net") as network:
+        async with await worker.open_namespace("user") as user, await worker.open_namespace("net") as network:
             await worker.aclose()
             async with open_worker() as other:
                 await other.set_namespace(user)

@@ -31,7 +31,7 @@ from tests.kernel.conftest import can
 from tests.kernel.explained import works
 from tests.kernel.mountinfo import mounted, mounted_on
 from tests.kernel.scripts import run_script
-from tests.kernel.targets import EVERY_KIND, on_one_loop
+from tests.kernel.targets import EVERY_KIND, LOOKED_INTO, on_one_loop
 from tests.kernel.trees import make_tree
 
 INSIDE = Namespace.USER | Namespace.MOUNT
@@ -76,7 +76,7 @@ async def test_everything_at_once(tree: Path, tmp_path: Path) -> None:
 
 @on_one_loop
 async def test_of_the_old_root_nothing_is_left(tree: Path) -> None:
-    async with open_worker(unshare=WITH_PID, root=tree, mount_proc=True) as worker:
+    async with open_worker(unshare=WITH_PID, root=tree, mount_proc=True, preload=LOOKED_INTO) as worker:
         root, *others = mounted(worker.pid)
         assert (root.target, {mount.filesystem for mount in others}) == ("/", {"proc"})
         assert root.root == str(tree)

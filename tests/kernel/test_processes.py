@@ -24,7 +24,7 @@ from tests.kernel import called
 from tests.kernel.pipes import open_pipe
 from tests.kernel.programs import seccomp
 from tests.kernel.scripts import run_script
-from tests.kernel.targets import name_of, on_one_loop, target, target_as_root
+from tests.kernel.targets import name_of_worker, on_one_loop, target, target_as_root
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ async def test_it_is_what_anyio_does(worker: Worker, command: Any, options: dict
 async def test_a_command_runs_where_the_worker_is(worker: Worker) -> None:
     for kind in (Namespace.USER, Namespace.MOUNT, Namespace.PID, Namespace.NETWORK):
         inside = await worker.run_process(["readlink", f"/proc/self/ns/{kind.kernel_name}"])
-        assert inside.stdout.decode().strip() == name_of(worker.pid, kind)
+        assert inside.stdout.decode().strip() == await name_of_worker(worker, kind)
 
 
 @on_one_loop

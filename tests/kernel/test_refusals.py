@@ -17,7 +17,7 @@ from aions import Capability, Clock, GroupMapping, Namespace, UserMapping, Worke
 from tests.kernel import called
 from tests.kernel.explained import named, refusal, works
 from tests.kernel.scripts import run_script
-from tests.kernel.targets import name_of, names_of, on_one_loop
+from tests.kernel.targets import name_of_worker, names_of_worker, on_one_loop
 
 pytestmark = on_one_loop
 
@@ -187,15 +187,15 @@ async def test_a_pid_namespace_whose_first_process_has_ended(inside: Worker) -> 
         with refusal(errno.ENOMEM, "", named(fork), "first process"):
             async with fork.fork():
                 raise AssertionError
-        assert str(await fork.get_namespace_id(None, "user")) == name_of(inside.pid, Namespace.USER)
+        assert str(await fork.get_namespace_id(None, "user")) == await name_of_worker(inside, Namespace.USER)
 
 
 async def test_a_quota_that_is_used_up(inside: Worker) -> None:
     await inside.run_process("echo 0 > /proc/sys/user/max_net_namespaces")
-    before = names_of(inside.pid)
+    before = await names_of_worker(inside)
     with refusal(errno.ENOSPC, "unshare(CLONE_NEWUTS|CLONE_NEWNET)", named(inside), "quota", "not about disk space"):
         await inside.unshare(Namespace.NETWORK | Namespace.UTS)
-    assert names_of(inside.pid) == before
+    assert await names_of_worker(inside) == before
 
 
 async def test_thirty_two_user_namespaces_inside_each_other(inside: Worker) -> None:
@@ -445,7 +445,7 @@ async def test_an_app_without_room_for_descriptors(worker: Worker) -> None:
             await worker.socket()
         with pytest.raises(OSError, match="Too many open files"):
             await worker.run_process(["true"])
-        assert str(await worker.get_namespace_id(None, "net")) == name_of(worker.pid, Namespace.NETWORK)
+        assert str(await worker.get_namespace_id(None, "net")) == await name_of_worker(worker, Namespace.NETWORK)
 
 
 async def test_a_worker_without_room_for_descriptors(worker: Worker) -> None:

@@ -29,8 +29,10 @@ from tests.kernel.targets import (
     in_namespaces_of,
     inode_by_lsns,
     name_of,
+    name_of_worker,
     names_in,
     names_of,
+    names_of_worker,
     on_one_loop,
     readlink_all,
     target,
@@ -127,20 +129,20 @@ async def test_new_pid_and_time_namespaces_are_for_what_the_worker_starts() -> N
     async with open_worker(unshare=Namespace.USER) as worker:
         await worker.unshare(Namespace.PID | Namespace.TIME)
         for kind in (Namespace.PID, Namespace.TIME):
-            assert name_of(worker.pid, kind) == name_of("self", kind)
+            assert await name_of_worker(worker, kind) == name_of("self", kind)
         async with worker.fork() as fork:
             for kind in (Namespace.PID, Namespace.TIME):
-                assert name_of(fork.pid, kind) != name_of("self", kind)
+                assert await name_of_worker(fork, kind) != name_of("self", kind)
 
 
 @on_one_loop
 async def test_a_refused_unshare_makes_none_of_its_namespaces() -> None:
     async with open_worker(unshare=Namespace.USER) as worker:
         await worker.unshare(Namespace.PID)
-        before = names_of(worker.pid)
+        before = await names_of_worker(worker)
         with pytest.raises(OSError, match="Invalid argument"):
             await worker.unshare(Namespace.UTS | Namespace.NETWORK | Namespace.PID)
-        assert names_of(worker.pid) == before
+        assert await names_of_worker(worker) == before
 
 
 async def test_functions_and_methods_enter_alike(seed: Seed) -> None:
@@ -199,12 +201,12 @@ async def test_namespaces_are_entered_one_after_another_from_inside_their_user_n
 async def test_a_refused_enter_namespace_enters_none() -> None:
     async with open_worker(unshare=Namespace.USER | Namespace.UTS) as worker, worker.fork() as other:
         await other.unshare(Namespace.UTS)
-        before = names_of(worker.pid)
+        before = await names_of_worker(worker)
         with pytest.raises(PermissionError):  # the network is the host's
             await worker.enter_namespace(other.pid, Namespace.UTS | Namespace.NETWORK)
-        assert names_of(worker.pid) == before
+        assert await names_of_worker(worker) == before
         await worker.enter_namespace(other.pid, Namespace.UTS)
-        assert name_of(worker.pid, Namespace.UTS) == name_of(other.pid, Namespace.UTS)
+        assert await name_of_worker(worker, Namespace.UTS) == await name_of_worker(other, Namespace.UTS)
 
 
 @on_one_loop
@@ -212,7 +214,7 @@ async def test_enter_namespace_by_pidfd_takes_pids_as_the_app_sees_them() -> Non
     async with open_worker(unshare=Namespace.USER | Namespace.PID | Namespace.NETWORK) as worker, worker.fork() as other:
         await other.unshare(Namespace.NETWORK)
         await worker.enter_namespace(other.pid, Namespace.NETWORK)
-        assert name_of(worker.pid, Namespace.NETWORK) == name_of(other.pid, Namespace.NETWORK)
+        assert await name_of_worker(worker, Namespace.NETWORK) == await name_of_worker(other, Namespace.NETWORK)
 
 
 async def test_functions_and_methods_set_a_namespace_alike(seed: Seed) -> None:
@@ -271,7 +273,8 @@ async def test_a_descriptor_that_set_namespace_took_remains_the_callers() -> Non
         async with open_worker() as first, open_worker() as second:
             await first.set_namespace(user)
             await second.set_namespace(user)
-            assert name_of(first.pid, Namespace.USER) == name_of(second.pid, Namespace.USER) == name_of(pid, Namespace.USER)
+            for each in (first, second):
+                assert await name_of_worker(each, Namespace.USER) == name_of(pid, Namespace.USER)
 
 
 @pytest.mark.root
@@ -279,9 +282,9 @@ async def test_a_descriptor_that_set_namespace_took_remains_the_callers() -> Non
 async def test_the_way_back_is_a_descriptor_of_where_the_worker_was() -> None:
     with open("/proc/self/ns/net") as home:
         async with open_worker(unshare=Namespace.NETWORK) as worker:
-            assert name_of(worker.pid, Namespace.NETWORK) != name_of("self", Namespace.NETWORK)
+            assert await name_of_worker(worker, Namespace.NETWORK) != name_of("self", Namespace.NETWORK)
             await worker.set_namespace(home, "net")
-            assert name_of(worker.pid, Namespace.NETWORK) == name_of("self", Namespace.NETWORK)
+            assert await name_of_worker(worker, Namespace.NETWORK) == name_of("self", Namespace.NETWORK)
 
 
 async def test_functions_and_methods_identify_alike(seed: Seed) -> None:
@@ -301,7 +304,7 @@ async def test_none_identifies_where_the_worker_is() -> None:
         for kind in KINDS:
             found = await worker.get_namespace_id(None, kind)
             assert found == await worker.get_namespace_id(worker.pid, kind)
-            assert str(found) == name_of(worker.pid, kind) != name_of("self", kind)
+            assert str(found) == await name_of_worker(worker, kind) != name_of("self", kind)
 
 
 @on_one_loop
@@ -395,7 +398,7 @@ async def test_user_namespaces_nest_in_a_fork() -> None:
         await inner.unshare(Namespace.USER)
         await mapped_to_root_inside(inner)
         assert (await inner.run_process("cat /proc/self/uid_map /proc/self/gid_map")).stdout.split() == [b"0", b"0", b"1"] * 2
-        names = {name_of(pid, Namespace.USER) for pid in ("self", outer.pid, inner.pid)}
+        names = {name_of("self", Namespace.USER), *[await name_of_worker(each, Namespace.USER) for each in (outer, inner)]}
         assert len(names) == 3
 
 
@@ -403,10 +406,10 @@ async def test_user_namespaces_nest_in_a_fork() -> None:
 async def test_user_namespaces_nest_in_one_worker() -> None:
     async with open_worker(unshare=Namespace.USER) as worker:
         for _ in range(3):
-            before = name_of(worker.pid, Namespace.USER)
+            before = await name_of_worker(worker, Namespace.USER)
             await worker.unshare(Namespace.USER)
             await mapped_to_root_inside(worker)
-            assert name_of(worker.pid, Namespace.USER) != before
+            assert await name_of_worker(worker, Namespace.USER) != before
         assert (await worker.run_process(["id", "-u"])).stdout == b"0\n"
 
 

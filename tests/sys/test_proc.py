@@ -155,8 +155,7 @@ def refuse(number: int, *_arguments: int) -> None:
 def _close_range(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have close_range(2) work, or not."""
     if request.param:
-        for name in ("close_from", "close_on_exec_from"):
-            monkeypatch.setattr(libc, name, functools.partial(refuse, request.param))
+        monkeypatch.setattr(libc, "close_from", functools.partial(refuse, request.param))
 
 
 def have_many_open_and(function: Callable[[int, int], None]) -> None:
@@ -178,15 +177,6 @@ def test_all_descriptors_are_closed_but_those_to_keep(kept: tuple[int, ...]) -> 
     def close(proc_fd: int, complaints: int) -> None:
         proc.close_all_but(proc_fd, *kept, complaints)
         assert {number for number in range(1000) if is_open(number)} == {*kept, complaints, proc_fd}
-
-    have_many_open_and(close)
-
-
-@pytest.mark.usefixtures("_close_range")
-def test_exec_closes_all_descriptors_from_a_number_on() -> None:
-    def close(proc_fd: int, complaints: int) -> None:
-        proc.close_on_exec(proc_fd, 10)
-        assert {number for number in (*range(20), 950) if os.get_inheritable(number)} == set(range(10))
 
     have_many_open_and(close)
 

@@ -1,4 +1,4 @@
-"""To be preloaded: what workers are without the guard that keeps others from looking into them."""
+"""To be imported by workers: they are without the guard that keeps others from looking into them then."""
 
 from __future__ import annotations
 
