@@ -13,6 +13,7 @@ import anyio
 
 from aions._app.descriptor import Part
 from aions._app.event_loop import check_loop, running_loop
+from aions._app.waiting import Awaited
 
 _STATUS = re.compile(rb"-?[0-9]{1,3}")
 
@@ -38,19 +39,13 @@ def _kept_status(pidfd: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if mask & _EXIT else None
 
 
-def _check_open(descriptor: Part) -> None:
-    """Refuse to wait for what was closed, perhaps by another task, while this one waited for its turn."""
-    if descriptor.fileno() < 0:
-        raise anyio.ClosedResourceError
-
-
 class Lifeline:
     """A pipe to a child's parent: the exit status comes out of it; letting go of it kills the child."""
 
     def __init__(self) -> None:
         ours, theirs = os.pipe()
         os.set_blocking(ours, False)
-        self.ours = Part(ours)
+        self.ours = Awaited(ours)
         self.theirs = Part(theirs)
 
     def close(self) -> None:
@@ -64,9 +59,9 @@ class Child:
     `is_orphan` is set once it shows that the process that had started it has ended before it.
     """
 
-    def __init__(self, pid: int, pidfd: int, lifeline: Part) -> None:
+    def __init__(self, pid: int, pidfd: int, lifeline: Awaited) -> None:
         self.pid = pid
-        self.pidfd = Part(pidfd)
+        self.pidfd = Awaited(pidfd)
         self._lifeline = lifeline
         self._app = os.getpid()
         self._loop = running_loop()
@@ -100,8 +95,7 @@ class Child:
         self.check_loop()
         async with self._waiting:
             while not self.has_ended:
-                _check_open(self._lifeline)
-                await anyio.wait_readable(self._lifeline)
+                await self._lifeline.readable()
             if self._status is None and not self._asked:
                 self._status = await self._kept()
                 self._asked = True
@@ -114,7 +108,8 @@ class Child:
         await self.wait_ended()
         with anyio.move_on_after(_REAPING), suppress(OSError):
             while True:
-                _check_open(self.pidfd)
+                if self.pidfd.fileno() < 0:
+                    raise anyio.ClosedResourceError
                 if (status := _kept_status(self.pidfd.fileno())) is not None:
                     return status
                 await anyio.sleep(0.001)  # no descriptor tells
@@ -124,8 +119,7 @@ class Child:
         """Wait until the process has ended, whether or not anybody has collected it."""
         self.check_loop()
         async with self._waiting_for_end:
-            _check_open(self.pidfd)
-            await anyio.wait_readable(self.pidfd)
+            await self.pidfd.readable()
 
     @property
     def is_ours(self) -> bool:
@@ -144,13 +138,7 @@ class Child:
         """Refuse to work in another event loop."""
         check_loop(self._loop, f"process {self.pid}")
 
-    def stop_waiting(self) -> None:
-        """Make tasks that wait raise `anyio.ClosedResourceError`, before `close`."""
-        for descriptor in (self._lifeline, self.pidfd):
-            if descriptor.fileno() >= 0:
-                anyio.notify_closing(descriptor)
-
     def close(self) -> None:
-        """Close the descriptors. Needs no running loop."""
+        """Close the descriptors; tasks that wait raise `anyio.ClosedResourceError`. Needs no running loop."""
         self.pidfd.close()
         self._lifeline.close()

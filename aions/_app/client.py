@@ -30,6 +30,7 @@ import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from aions._app import log
+from aions._app.waiting import Waiters
 from aions._errors import ProtocolError
 from aions._wire import codec, fdsocket
 from aions._wire.messages import REPLIES, Failed, Rejected, Reply, Request
@@ -89,6 +90,7 @@ class Client:
         self.name = "worker"
         connection.setblocking(False)
         self._connection = connection
+        self._waiters = Waiters()
         self._ids = itertools.count(1)
         self._calls: dict[int, _Call] = {}
         self._unanswered: dict[int, None] = {}
@@ -148,9 +150,8 @@ class Client:
         """Close the connection: calls that wait raise `anyio.ClosedResourceError`. A fork of the app leaves the app's alone."""
         if self._connection.fileno() >= 0:
             if os.getpid() == self._app:
-                anyio.notify_closing(self._connection)
                 self._shut_down()
-            self._connection.close()
+            self._waiters.close(self._connection.detach())
             self._end_all(anyio.ClosedResourceError)
 
     def _shut_down(self) -> None:
@@ -199,7 +200,7 @@ class Client:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
             with suppress(anyio.ClosedResourceError):
-                await anyio.wait_writable(self._connection)
+                await self._waiters.writable(self._connection.fileno())
             tasks.cancel_scope.cancel()
 
     def _sent(self, request_id: int, data: bytes, descriptors: list[int]) -> bool:
@@ -264,7 +265,7 @@ class Client:
                 await checkpoint()
                 self._receive_all()
             if not is_so():
-                await anyio.wait_readable(self._connection)
+                await self._waiters.readable(self._connection.fileno())
                 self._receive_all()
         finally:
             self._reading = False

@@ -191,7 +191,6 @@ class Link(Connection):
             for worker in ended:
                 worker.client.close()
                 worker.commands.close()
-                worker.child.stop_waiting()
                 worker.child.close()
             ending.set()
 
@@ -211,7 +210,7 @@ class Link(Connection):
 
     def drop(self) -> None:
         super().drop()
-        self._close_child()
+        self.child.close()
 
     def let_go(self) -> None:
         """Close our ends, and those of its forks, without waiting for anything: the worker ends with the last of them."""
@@ -221,9 +220,4 @@ class Link(Connection):
         self._forget()
         self.client.close()
         self.commands.close()
-        self._close_child()
-
-    def _close_child(self) -> None:
-        if self.is_owner:
-            self.child.stop_waiting()
         self.child.close()

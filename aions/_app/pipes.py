@@ -7,14 +7,14 @@ import os
 import anyio
 from anyio.abc import ByteReceiveStream, ByteSendStream
 
-from aions._app.descriptor import Part
 from aions._app.event_loop import check_loop, running_loop
+from aions._app.waiting import Awaited
 
 
 class _PipeEnd:
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
-        self._pipe = Part(descriptor)
+        self._pipe = Awaited(descriptor)
         self._loop = running_loop()
         self._busy = anyio.ResourceGuard("using")
 
@@ -30,7 +30,6 @@ class _PipeEnd:
         """Close at once; a task that waits raises `anyio.ClosedResourceError`."""
         if self._pipe.fileno() >= 0:
             check_loop(self._loop, "the pipe of a command")
-            anyio.notify_closing(self._pipe)
             self._pipe.close()
 
     def let_go(self) -> None:
@@ -52,7 +51,7 @@ class PipeReceiveStream(_PipeEnd, ByteReceiveStream):
         with self._busy:
             while True:
                 self._check_open()
-                await anyio.wait_readable(self._pipe)
+                await self._pipe.readable()
                 self._check_open()
                 try:
                     data = os.read(self._pipe.fileno(), max_bytes)
@@ -72,7 +71,7 @@ class PipeSendStream(_PipeEnd, ByteSendStream):
         with self._busy:
             self._check_open()
             while view:
-                await anyio.wait_writable(self._pipe)
+                await self._pipe.writable()
                 self._check_open()
                 try:
                     view = view[os.write(self._pipe.fileno(), view) :]

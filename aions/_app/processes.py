@@ -132,7 +132,6 @@ class Process(anyio.abc.Process):
         finally:
             self._closed = True
             self._worker.commands.remove(self._child)
-            self._child.stop_waiting()
             self._child.close()
             if not is_thrown_away:
                 await self._worker.end_runner()

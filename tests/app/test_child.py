@@ -157,11 +157,10 @@ async def test_the_end_is_seen_whether_or_not_there_is_a_status(held: Held) -> N
     assert not held.child.has_ended
 
 
-async def test_a_wait_for_the_status_can_be_ended_before_closing(held: Held) -> None:
-    error = await outcome(held.child.wait, held.child.stop_waiting)
+async def test_a_wait_for_the_status_is_ended_by_closing(held: Held) -> None:
+    error = await outcome(held.child.wait, held.child.close)
     assert type(error) is anyio.ClosedResourceError
     held.child.close()
-    held.child.stop_waiting()
 
 
 async def test_there_is_no_waiting_for_the_status_of_a_closed_child(held: Held) -> None:
