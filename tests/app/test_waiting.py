@@ -59,7 +59,7 @@ async def test_who_waits_for_what_is_closed_is_told(pipe: tuple[Awaited, int]) -
 
 
 async def test_what_is_opened_next_can_be_waited_for(pipe: tuple[Awaited, int]) -> None:
-    """Also if nothing but this task has run since: the number of what was closed is not free yet."""
+    """Also before the task has run that waited for what was closed: its number is not free yet."""
     awaited, _writing = pipe
     outcomes: list[object] = []
     with anyio.fail_after(5):
@@ -69,12 +69,16 @@ async def test_what_is_opened_next_can_be_waited_for(pipe: tuple[Awaited, int]) 
             awaited.close()
             reading, writing = os.pipe()
             following = Awaited(reading)
-            tasks.start_soon(wait, following, outcomes)
-            await anyio.wait_all_tasks_blocked()
-            os.write(writing, b"x")
+            tasks.start_soon(write_later, writing)
+            await following.readable()
     following.close()
     os.close(writing)
-    assert outcomes == [anyio.ClosedResourceError, None]
+    assert outcomes == [anyio.ClosedResourceError]
+
+
+async def write_later(descriptor: int) -> None:
+    await anyio.wait_all_tasks_blocked()
+    os.write(descriptor, b"x")
 
 
 async def test_without_waiters_it_is_closed_at_once(pipe: tuple[Awaited, int]) -> None:
