@@ -28,9 +28,9 @@ async def call(worker: Link, request: Callable[[bool], Request], expected: type[
         return answer
     if worker.next_child_is_first:
         return await worker.call(request(True), expected)
-    fork = await forked(worker)
+    fork = await worker.fork()
     try:
-        return await fork.call(request(True), expected)
+        return await fork.call(request(True), expected, on_behalf_of=worker)
     finally:
         await fork.aclose()
 
@@ -44,10 +44,3 @@ async def at_once(worker: Link, request: Request, expected: type[R]) -> R | None
     if not isinstance(answer, WouldWait):
         raise ProtocolError(f"{type(answer).__name__} is no answer to what was asked")
     return None
-
-
-async def forked(worker: Link) -> Link:
-    """Fork a worker that may wait."""
-    fork = await worker.fork()
-    fork.name = f"a fork of {worker.name}"
-    return fork

@@ -277,10 +277,10 @@ async def _started(worker: Link, spawn: Callable[[bool], Spawn]) -> tuple[Link, 
         return worker, started
     if worker.next_child_is_first:
         return worker, await worker.call(spawn(True), Started)
-    runner = await apart.forked(worker)
+    runner = await worker.fork()
     try:
         runner.has_children = True
-        started = await runner.call(spawn(True), Started)
+        started = await runner.call(spawn(True), Started, on_behalf_of=worker)
     except BaseException:
         await runner.aclose()
         raise

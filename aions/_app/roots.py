@@ -6,10 +6,21 @@ import os
 from collections.abc import Callable
 
 from aions._app import apart
-from aions._app.files import open_descriptor
 from aions._app.link import Link
 from aions._app.text import StrOrBytesPath, text
-from aions._wire.messages import ChangeDirectory, ChangeRoot, Done, PivotRoot, Request, SetDomainName, SetHostName
+from aions._wire.messages import (
+    ChangeDirectory,
+    ChangeRoot,
+    Done,
+    Opened,
+    OpenFile,
+    PivotRoot,
+    Request,
+    SetDomainName,
+    SetHostName,
+)
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
 
 async def pivot_root(worker: Link, new_root: StrOrBytesPath, put_old: StrOrBytesPath | None) -> None:
@@ -35,12 +46,26 @@ async def chdir(worker: Link, path: StrOrBytesPath) -> None:
 
 async def _call(worker: Link, directory: str, request: Callable[[tuple[int, ...]], Request]) -> None:
     """Ask for something about a directory; where it may take long to look that up, have that done apart."""
-    if await apart.at_once(worker, request(()), Done) is None:
-        descriptor = await open_descriptor(worker, directory, os.O_PATH | os.O_DIRECTORY, 0)
-        try:
-            await worker.call(request((descriptor,)), Done)
-        finally:
-            os.close(descriptor)
+    asked = request(())
+    if await apart.at_once(worker, asked, Done) is not None:
+        return
+    descriptor = await _opened(worker, directory, asked)
+    try:
+        await worker.call(request((descriptor,)), Done)
+    finally:
+        os.close(descriptor)
+
+
+async def _opened(worker: Link, directory: str, asked: Request) -> int:
+    """Open a directory, however long it takes: in a fork, unless that would be the first process of a pid namespace."""
+    if worker.next_child_is_first:
+        return (await worker.call(OpenFile(directory, _DIRECTORY, 0, may_wait=True), Opened)).descriptor
+    fork = await worker.fork()
+    try:
+        await fork.call(ChangeDirectory(directory, (), may_wait=True), Done, asked, worker)
+        return (await fork.call(OpenFile(".", _DIRECTORY, 0, may_wait=True), Opened, asked, worker)).descriptor
+    finally:
+        await fork.aclose()
 
 
 async def sethostname(worker: Link, name: str) -> None:

@@ -399,6 +399,7 @@ class ChangeRoot(Request):
 class ChangeDirectory(Request):
     path: str
     given: tuple[Descriptor, ...]
+    may_wait: bool = False
 
 
 class SetHostName(Request):

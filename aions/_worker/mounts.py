@@ -96,17 +96,18 @@ def change_root(server: Server, request: messages.ChangeRoot) -> Done:
 
 
 def change_directory(server: Server, request: messages.ChangeDirectory) -> Done:
-    with _named(server, "chdir", request.path, request.given) as directory:
+    with _named(server, "chdir", request.path, request.given, request.may_wait) as directory:
         call(lambda: f'chdir("{request.path}")', os.fchdir, directory, path=request.path)
     return Done()
 
 
-def _named(server: Server, name: str, path: str, given: tuple[int, ...]) -> Directory:
+def _named(server: Server, name: str, path: str, given: tuple[int, ...], may_wait: bool = False) -> Directory:
     """Have a directory open that a call is to be about."""
     if given:
         return Directory(path, os.dup(given[0]))
+    opened = paths.opened if may_wait else paths.opened_at_once
     flags = os.O_PATH | os.O_DIRECTORY
-    return Directory(path, call(lambda: f'{name}("{path}")', paths.opened_at_once, server, path, flags, path=path))
+    return Directory(path, call(lambda: f'{name}("{path}")', opened, server, path, flags, path=path))
 
 
 def set_host_name(_server: Server, request: messages.SetHostName) -> Done:
