@@ -21,7 +21,8 @@ from anyio.abc import ByteStream, SocketAttribute, SocketListener, SocketStream,
 from anyio.lowlevel import checkpoint
 
 import aions
-from aions import Namespace, NamespaceFile, Worker, open_worker
+from aions import Namespace, Worker, open_worker
+from aions._app.client import MAX_UNANSWERED
 from tests.kernel.explained import named, refusal, works
 from tests.kernel.targets import on_one_loop, target_as_root
 
@@ -287,39 +288,44 @@ def limit() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-async def some_turns() -> None:
+async def some_turns(count: int = 100) -> None:
     """Let tasks do what they can: some of them never cease to try."""
-    for _ in range(1000):
+    for _ in range(count):
         await checkpoint()
 
 
 @pytest.mark.plain_user
 async def test_more_descriptors_on_their_way_than_a_user_may_have_are_waited_for(limit: int) -> None:
     """Requests wait, and so does a reply."""
+    each = MAX_UNANSWERED - 4
     async with AsyncExitStack() as stack:
-        inside = [await stack.enter_async_context(open_worker(unshare=Namespace.USER | Namespace.NETWORK)) for _ in range(3)]
-        files = [await stack.enter_async_context(await worker.new_namespace("net")) for worker in inside]
+        inside = open_worker(unshare=Namespace.USER | Namespace.NETWORK)
+        worker = await stack.enter_async_context(inside)
+        stopped = [await stack.enter_async_context(worker.fork()) for _ in range(limit // each + 1)]
+        file = await stack.enter_async_context(await worker.new_namespace("net"))
         opened = 0
 
-        async def open_one(worker: Worker, file: NamespaceFile) -> None:
+        async def open_one(fork: Worker) -> None:
             nonlocal opened
-            (await worker.socket(namespace=file)).close()
+            (await fork.socket(namespace=file)).close()
             opened += 1
 
-        async def open_own(worker: Worker) -> None:
+        async def open_own() -> None:
             await (await worker.open_namespace("net")).aclose()
 
         async with anyio.create_task_group() as tasks:
-            for worker, file in zip(inside[:2], files[:2], strict=True):
-                os.kill(worker.pid, signal.SIGSTOP)
-                for _ in range(limit * 5 // 9):
-                    tasks.start_soon(open_one, worker, file)
+            for fork in stopped:
+                os.kill(fork.pid, signal.SIGSTOP)
+                for _ in range(each):
+                    tasks.start_soon(open_one, fork)
             await some_turns()
-            tasks.start_soon(open_own, inside[2])
-            await some_turns()
-            for worker in inside[:2]:
-                os.kill(worker.pid, signal.SIGCONT)
-        assert opened == 2 * (limit * 5 // 9)
+            tasks.start_soon(open_own)
+            await some_turns(30)
+            for count, fork in enumerate(reversed(stopped), 1):
+                os.kill(fork.pid, signal.SIGCONT)
+                while opened < count * each:
+                    await anyio.sleep(0.001)
+        assert opened == len(stopped) * each
 
 
 @pytest.mark.plain_user
