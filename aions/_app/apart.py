@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from aions._app.link import Link
+from aions._app.unwanted import close_unwanted
 from aions._errors import ProtocolError
-from aions._wire.fdsocket import close_all
 from aions._wire.messages import Reply, Request, WouldWait
 
 R = TypeVar("R", bound=Reply)
+
+_PATIENCE = 0.1
+"""Seconds to wait for a fork that was sent SIGKILL. KERNEL: while a FUSE server has its request, it cannot end."""
 
 
 async def call(worker: Link, request: Callable[[bool], Request], expected: type[R]) -> R:
@@ -29,10 +32,18 @@ async def call(worker: Link, request: Callable[[bool], Request], expected: type[
     if worker.next_child_is_first:
         return await worker.call(request(True), expected)
     fork = await worker.fork()
+    fork.patience = _PATIENCE
     try:
-        return await fork.call(request(True), expected, on_behalf_of=worker)
-    finally:
+        answer = await fork.call(request(True), expected, on_behalf_of=worker)
+    except BaseException:
         await fork.aclose()
+        raise
+    try:
+        await fork.aclose()
+    except BaseException:  # asyncio cancels also where anyio shields
+        close_unwanted(answer.descriptors())
+        raise
+    return answer
 
 
 async def at_once(worker: Link, request: Request, expected: type[R]) -> R | None:
@@ -40,7 +51,7 @@ async def at_once(worker: Link, request: Request, expected: type[R]) -> R | None
     answer = await worker.call(request, Reply)
     if isinstance(answer, expected):
         return answer
-    close_all(answer.descriptors())
+    close_unwanted(answer.descriptors())
     if not isinstance(answer, WouldWait):
         raise ProtocolError(f"{type(answer).__name__} is no answer to what was asked")
     return None

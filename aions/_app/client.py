@@ -30,6 +30,7 @@ import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from aions._app import log
+from aions._app.unwanted import close_unwanted
 from aions._app.waiting import Waiters
 from aions._errors import ProtocolError
 from aions._wire import codec, fdsocket
@@ -350,7 +351,7 @@ def _duplicate(descriptor: int) -> int:
 
 def _discard(outcome: Reply | Exception | None) -> None:
     if isinstance(outcome, Reply):
-        fdsocket.close_all(outcome.descriptors())
+        close_unwanted(outcome.descriptors())
 
 
 def _checked(outcome: Reply | Exception | None, expected: type[R]) -> R:

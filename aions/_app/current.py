@@ -168,9 +168,9 @@ async def open_namespace(target: Target, namespace: NamespaceLike | None = None)
         return await target.open_namespace(Namespace(0) if namespace is None else namespace)
     await checkpoint_if_cancelled()
     try:
-        return targets.open_namespace(target, namespace)
+        return await targets.open_namespace(target, namespace)
     except PermissionError:
-        worker = current_home().worker_with(targets.pid_behind(target))
+        worker = current_home().worker_with(await targets.pid_behind(target))
         if worker is None:
             raise
     return await Worker(worker).open_namespace(Namespace(0) if namespace is None else namespace)

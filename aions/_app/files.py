@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from os import PathLike
 from typing import IO, Any, NoReturn
 
@@ -14,6 +15,7 @@ from anyio import AsyncFile, CapacityLimiter, to_thread
 from aions._app import apart
 from aions._app.link import Link
 from aions._app.text import StrOrBytesPath, text
+from aions._app.unwanted import close_unwanted, opened_in_thread
 from aions._wire.messages import Opened, OpenFile
 
 _MODE = 0o666
@@ -46,16 +48,28 @@ async def open_file(
     def opened(opener: Callable[[str, int], int] | None) -> IO[Any]:
         return open(file, mode, buffering, encoding, errors, newline, closefd, opener)
 
-    with ExitStack() as stack:
-        if not isinstance(file, int):
-            descriptor = await open_descriptor(worker, *_asked_for(opened), _MODE)
-            stack.callback(os.close, descriptor)
+    if isinstance(file, int):
+        return anyio.wrap_file(await to_thread.run_sync(opened, None, limiter=limiter), limiter=limiter)
+    descriptor = await open_descriptor(worker, *_asked_for(opened), _MODE)
+    lock, taken, closed = threading.Lock(), False, False
 
-            def opener(_path: str, _flags: int) -> int:
-                stack.pop_all()
-                return descriptor
+    def take(_path: str, _flags: int) -> int:
+        nonlocal taken
+        with lock:
+            if closed:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            taken = True
+        return descriptor
 
-        return anyio.wrap_file(await to_thread.run_sync(opened, opener, limiter=limiter), limiter=limiter)
+    try:
+        return anyio.wrap_file(
+            await opened_in_thread(lambda: opened(take), lambda file: file.close(), limiter), limiter=limiter
+        )
+    finally:
+        with lock:  # the thread goes on where the call was cancelled
+            closed = not taken
+            if closed:
+                close_unwanted([descriptor])
 
 
 class _Asked(Exception):

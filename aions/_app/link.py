@@ -81,6 +81,7 @@ class Link(Connection):
         if parent is not None:
             parent.forks.add(self)
         self.runners: set[Link] = set()
+        self.patience: float = _PATIENCE
         self.closed = False
         self._ending: anyio.Event | None = None
         forkserver.workers[child.pid] = self
@@ -156,22 +157,24 @@ class Link(Connection):
 
         Where that is under way already, wait for it.
         """
-        if self.closed:
-            if self._ending is not None:
-                await self._ending.wait()
-            return
         if not self.is_owner:
             self.let_go()
             return
+        if self.closed:
+            if self._ending is not None and not self._ending.is_set():
+                self.check_owner()
+                await self._ending.wait()
+            return
         self.check_owner()
-        await self.stand_in_is(None)
         ended = [self] if self.inside is None or self.inside.closed else [self.inside, self]
         ending = anyio.Event()
         for worker in ended:
             worker._ending = ending
             worker._forget()
         try:
-            with anyio.move_on_after(_PATIENCE, shield=True):
+            with anyio.move_on_after(self.patience, shield=True):
+                for worker in ended:
+                    await worker.stand_in_is(None)
                 async with AsyncExitStack() as stack:
                     for worker in ended:
                         if worker.owns_network:
@@ -189,6 +192,9 @@ class Link(Connection):
                         await self.child.wait_ended()
         finally:
             for worker in ended:
+                for fork in (*worker.forks, *worker.runners):
+                    if not fork.closed:
+                        fork.let_go()
                 worker.client.close()
                 worker.commands.close()
                 worker.child.close()

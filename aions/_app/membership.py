@@ -82,7 +82,7 @@ async def enter(
     worker: Link, target: Target, namespaces: Namespaces | None = None, preserve_credentials: bool = False
 ) -> Namespace:
     """Join a target, and return which kinds of namespace that were."""
-    with held(target) as found:
+    async with held(target) as found:
         kinds = found.kinds(namespaces)
         await set_namespace(worker, found.descriptor, kinds, preserve_credentials)
         if kinds & Namespace.NETWORK:

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
+from aions._app import apart
 from aions._app.explain import explain, refusal
 from aions._app.link import Link
 from aions._app.membership import clock_offset
@@ -28,11 +29,14 @@ async def prepare(worker: Link, steps: Sequence[Request]) -> None:
     Raises:
         OSError: one was refused; those before it are done. A note says which.
     """
-    if not steps:
-        return
-    prepared = await worker.call(Prepare(codec.encode_steps(steps)), Prepared)
+    if steps:
+        _check(await worker.call(Prepare(codec.encode_steps(steps)), Prepared), steps, worker)
+
+
+def _check(prepared: Prepared, steps: Sequence[Request], worker: Link) -> None:
+    """Warn of what a worker has done in its own way, and raise what it could not do."""
     for note in prepared.notes:
-        warnings.warn(note, RuntimeWarning, stacklevel=4)  # this, open_worker, contextlib, and who opens it
+        warnings.warn(note, RuntimeWarning, stacklevel=5)  # this, prepare, open_worker, Scope, and who opens it
     if prepared.errno:
         step = steps[min(prepared.step, len(steps) - 1)]
         error = refusal(prepared.errno, prepared.path)
@@ -114,4 +118,5 @@ async def bind_mount(worker: Link, bind: Bind) -> None:
     step = bind._attach()
     if step.target == "/":
         raise ValueError('a mount at "/" becomes the root only in open_worker; see Worker.pivot_root')
-    await prepare(worker, [step])
+    steps = codec.encode_steps([step])
+    _check(await apart.call(worker, lambda may_wait: Prepare(steps, may_wait), Prepared), [step], worker)

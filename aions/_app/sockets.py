@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio.abc import ConnectedUNIXDatagramSocket, SocketListener, UNIXDatagramSocket, UNIXSocketStream
 
+from aions._app import apart
 from aions._app.link import Link
 from aions._app.namespace_file import NamespaceFile, networks
 from aions._app.text import c_int, socket_path
@@ -119,8 +120,9 @@ async def _open_unix_socket(
     namespace: NamespaceFile | None,
 ) -> sockets.socket:
     paths = [None if path is None else _checked(path) for path in (local, remote)]
-    request = OpenUnixSocket(int(type), paths[0], mode, backlog, paths[1], networks(namespace))
-    return _taken((await worker.call(request, Opened)).descriptor, AF_UNIX, type, 0)
+    arguments = int(type), paths[0], mode, backlog, paths[1], networks(namespace)
+    opened = await apart.call(worker, lambda may_wait: OpenUnixSocket(*arguments, may_wait), Opened)
+    return _taken(opened.descriptor, AF_UNIX, type, 0)
 
 
 def _checked(path: Path) -> str:

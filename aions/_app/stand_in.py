@@ -37,6 +37,9 @@ async def unshare(worker: Link, kinds: Namespace, owner: tuple[int, int] | None 
 
     The stand-in makes the others, too, so that a refusal of any comes before the worker has moved. KERNEL: but a pid namespace,
     which it could make only if it were itself in the one that the worker is in.
+
+    SECURITY: for another owner, who may be any user of the machine, it is not exposed: it is root that has others own
+    namespaces, and root may write its maps all the same.
     """
     asked = Unshare(kinds.value)
     async with AsyncExitStack() as stack:
@@ -44,7 +47,7 @@ async def unshare(worker: Link, kinds: Namespace, owner: tuple[int, int] | None 
         stack.push_async_callback(stand_in.aclose)
         await _follow(stand_in, worker)
         await _become(stand_in, worker, owner)
-        made = await stand_in.call(StandIn((kinds & ~Namespace.PID).value), Opened, asked, worker)
+        made = await stand_in.call(StandIn((kinds & ~Namespace.PID).value, exposed=owner is None), Opened, asked, worker)
         namespace = Descriptor(made.descriptor)
         stack.callback(namespace.close)
         if owner is not None:
@@ -70,7 +73,7 @@ async def lend_maps(worker: Link) -> bool:
         there, here = [await credentials.read(each, None) for each in (worker, stand_in)]
         if there != here:
             return False
-        os.close((await stand_in.call(StandIn(0), Opened)).descriptor)
+        os.close((await stand_in.call(StandIn(0, exposed=True), Opened)).descriptor)
         await worker.stand_in_is(stand_in, unwritten)
         stack.pop_all()
     return True

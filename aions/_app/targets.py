@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import posixpath
 import select
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -19,9 +20,11 @@ from anyio.abc import Process
 
 from aions._app.descriptor import HasFileno
 from aions._app.namespace_file import NamespaceFile, namespace_type
+from aions._app.unwanted import opened_in_thread
 from aions._types import Namespace, NamespaceLike, Namespaces, combine
 
 _IPROUTE2 = Path("/run/netns")
+_OF_THE_KERNEL = ("/proc/", f"{_IPROUTE2}/", "/var/run/netns/")
 _SIOCGSKNS = 0x894C
 
 
@@ -67,8 +70,8 @@ class Held:
         return kind
 
 
-@contextmanager
-def held(target: Target) -> Iterator[Held]:
+@asynccontextmanager
+async def held(target: Target) -> AsyncIterator[Held]:
     """Hold a target for the length of a `with` block.
 
     Raises:
@@ -87,16 +90,16 @@ def held(target: Target) -> Iterator[Held]:
         with _of_descriptor(target.fileno()) as found:
             yield found
     else:
-        with _opened(target) as found:
+        async with _opened(target) as found:
             yield found
 
 
-@contextmanager
-def _opened(target: int | str | PathLike[str] | HasPid) -> Iterator[Held]:
+@asynccontextmanager
+async def _opened(target: int | str | PathLike[str] | HasPid) -> AsyncIterator[Held]:
     """Open what is named by a path, a name or a pid."""
     if isinstance(target, str | PathLike):
         path, name = _located(target)
-        found = Held(_open(path, name), name=name)
+        found = Held(await _open(path, name), name=name)
     else:
         path = None
         found = Held(_pidfd(target), is_process=True)
@@ -108,9 +111,16 @@ def _opened(target: int | str | PathLike[str] | HasPid) -> Iterator[Held]:
         os.close(found.descriptor)
 
 
-def _open(path: str, name: str | None) -> int:
+async def _open(path: str, name: str | None) -> int:
+    """Open a path: in a thread, unless that can be no file server's. A FIFO there must not hold us up either."""
+
+    def opened() -> int:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
     try:
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO there must not hold us up
+        if posixpath.normpath(path).startswith(_OF_THE_KERNEL):
+            return opened()
+        return await opened_in_thread(opened, os.close)
     except FileNotFoundError as error:
         if name is not None:
             error.add_note(f"{name!r} is no name that `ip netns list` shows. (What is to be a path has a slash in it.)")
@@ -141,10 +151,12 @@ def _may_be_told_late(process: object) -> bool:
 def _was_collected(process: object) -> bool:
     """Ask an object whether its process was collected: those that can look do, others say what they were told.
 
-    `is_running` is psutil's; `poll` that of `subprocess`; `exitcode` that of multiprocessing; `returncode` of the others.
+    `is_running` is psutil's, `isalive` pexpect's, `is_alive` that of multiprocessing and sh, `poll` that of `subprocess`;
+    `returncode` is what most others have, and `exitcode` some.
     """
-    if callable(is_running := getattr(process, "is_running", None)):
-        return not is_running()
+    for name in ("is_running", "isalive", "is_alive"):
+        if callable(runs := getattr(process, name, None)):
+            return not runs()
     if callable(poll := getattr(process, "poll", None)):
         return poll() is not None
     return getattr(process, "returncode", None) is not None or getattr(process, "exitcode", None) is not None
@@ -206,15 +218,15 @@ def pid_of(pidfd: int) -> int | None:
     return None
 
 
-def pid_behind(target: Target) -> int:
+async def pid_behind(target: Target) -> int:
     """Return the pid of the process that a target stands for; 0 for a namespace."""
-    with held(target) as found:
+    async with held(target) as found:
         return (pid_of(found.descriptor) or 0) if found.is_process else 0
 
 
-def open_namespace(target: Target, namespace: NamespaceLike | None) -> NamespaceFile:
+async def open_namespace(target: Target, namespace: NamespaceLike | None) -> NamespaceFile:
     """Open one namespace of a target."""
-    with held(target) as found:
+    async with held(target) as found:
         kind = found.kinds(namespace)
         if found.is_process:
             name = found.name if kind is Namespace.NETWORK else None

@@ -52,7 +52,7 @@ class Worker(Mounting, Networking):
         link.has_handle = True
 
     def __del__(self) -> None:
-        if self._is_first and not self._link.closed and self._link.is_owner:
+        if self._is_first and not self._link.closed and not self._link.client.lost and self._link.is_owner:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
 
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ def execute(plan: Plan, command: list[str]) -> NoReturn:
     root, directory, followed = map(_opened, (plan.root, plan.wd, plan.followed))
     if plan.group is not None:
         _drop_groups(required=False)  # inside that may be forbidden
+    libc.set_dumpable(0)  # SECURITY: whoever is there could take over what enters; exec undoes it
     try:
         _enter(plan)
     except KernelError as error:
@@ -77,6 +78,7 @@ def _become(plan: Plan) -> None:
         os.setgid(plan.group)
     if plan.user is not None:
         os.setuid(plan.user)
+    libc.set_dumpable(0)  # a change of credentials sets it to fs.suid_dumpable
 
 
 def _drop_groups(required: bool) -> None:

@@ -196,11 +196,20 @@ def _complaints(context: int) -> str | None:
 
 def open_in_root(root: int, path: str, flags: int) -> int:
     """Open a path so that no symbolic link and no `..` in it leads out of a root. openat2(2), Linux 5.6."""
-    return openat2(root, path, flags, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return call(
+        lambda: f'openat2({_at(root)}, "{path}", {{flags={flags:#o}, resolve=RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS}})',
+        openat2,
+        root,
+        path,
+        flags,
+        0,
+        RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+        path=path,
+    )
 
 
 def openat2(directory: int, path: str, flags: int, mode: int, resolve: int) -> int:
-    """Call openat2(2), Linux 5.6. RESOLVE_CACHED is understood since 5.12.
+    """Call openat2(2), Linux 5.6, of which no line of the log is made. RESOLVE_CACHED is understood since 5.12.
 
     KERNEL: EAGAIN where something was renamed or mounted meanwhile, so that a `..` cannot be trusted. Flags and modes without a
     meaning are refused, which open(2) ignores.
@@ -210,21 +219,10 @@ def openat2(directory: int, path: str, flags: int, mode: int, resolve: int) -> i
         flags &= os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     creates = flags & os.O_CREAT or flags & os.O_TMPFILE == os.O_TMPFILE
     how = struct.pack("QQQ", flags, mode & 0o7777 if creates else 0, resolve)
-    return call(
-        lambda: f'openat2({_at(directory)}, "{path}", {{flags={flags:#o}, mode={mode:#o}, resolve={resolve:#x}}})',
-        _opened,
-        directory,
-        os.fsencode(path),
-        how,
-        1 if resolve & RESOLVE_CACHED else _MAX_ATTEMPTS,
-        path=path,
-    )
-
-
-def _opened(directory: int, path: bytes, how: bytes, attempts: int) -> int:
+    attempts = 1 if resolve & RESOLVE_CACHED else _MAX_ATTEMPTS
     for attempt in range(attempts):
         try:
-            result: int = _openat2(_OPENAT2, directory, path, how, len(how))
+            result: int = _openat2(_OPENAT2, directory, os.fsencode(path), how, len(how))
             return result
         except OSError as error:
             if error.errno != errno.EAGAIN or attempt == attempts - 1:

@@ -46,10 +46,7 @@ def read(proc: int, path: str) -> str:
 def read_bytes(proc: int, path: str) -> bytes:
     """Read one that is not all text."""
     with Opened(proc, path, os.O_RDONLY) as descriptor:
-        chunks = []
-        while chunk := os.read(descriptor, 65536):
-            chunks.append(chunk)
-    return b"".join(chunks)
+        return b"".join(iter(lambda: os.read(descriptor, 65536), b""))
 
 
 def write(proc: int, path: str, text: str) -> None:

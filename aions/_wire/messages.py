@@ -57,12 +57,13 @@ class Unshare(Request):
 
 
 class StandIn(Request):
-    """Make new namespaces, unless it is none, and let others look into this process, so that its id maps can be written.
+    """Make new namespaces, unless it is none, and, if `exposed`, let others look into this process, to write its maps.
 
     It first gives up all that it holds but the connection, and can serve nothing afterwards.
     """
 
     namespaces: int
+    exposed: bool
 
 
 class SetNamespace(Request):
@@ -209,6 +210,7 @@ class OpenUnixSocket(Request):
     backlog: int | None
     remote: str | None
     namespace: tuple[Descriptor, ...]
+    may_wait: bool = False
 
 
 class OpenFile(Request):
@@ -448,6 +450,7 @@ class Prepare(Request):
     take_long = True
 
     steps: tuple[str, ...]
+    may_wait: bool = True
 
 
 class OpenSockets(Request):

@@ -17,10 +17,10 @@ from aions._sys.calls import KernelError, call
 from aions._sys.mounts import AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, OPEN_TREE_CLONE
 from aions._wire import codec
 from aions._wire.fdsocket import Packet, close_all
-from aions._wire.messages import REQUESTS, Attach, Prepare, Prepared
+from aions._wire.messages import REQUESTS, Attach, Prepare, Prepared, Sealed
 from aions._worker import covers, devices, late, paths
 from aions._worker.credentials import user_namespace
-from aions._worker.loop import Server, failure
+from aions._worker.loop import MustWait, Server, failure
 from aions._worker.mounts import make_root
 from aions._worker.targets import opened_or_made
 
@@ -38,6 +38,8 @@ _LONGEST_OPTION = 255
 
 
 def prepare(server: Server, request: Prepare) -> Prepared:
+    if not request.may_wait and not paths.has_only_local_files(server):
+        raise MustWait
     steps = [codec.decode(Packet(step.encode(), []), REQUESTS)[1] for step in request.steps]
     building = Building(server)
     try:
@@ -45,7 +47,9 @@ def prepare(server: Server, request: Prepare) -> Prepared:
             if isinstance(step, Attach):
                 building.make(step)
             else:
-                server.handlers[type(step).__name__](server, step)
+                reply = server.handlers[type(step).__name__](server, step)
+                if isinstance(reply, Sealed):  # SECURITY: what follows would be done in the namespaces of before
+                    raise KernelError(EPERM, "unshare()")
         building.attach_all()
     except OSError as error:
         failed = failure(error)

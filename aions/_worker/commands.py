@@ -99,6 +99,7 @@ class Command:
         self.terminal = session.terminal if session is not None and session.foreground and not request.new_session else -1
         self.is_inside = not server.home.has_same_files()
         self.directory = -1
+        self._resolve = paths.how_to_look_up(server, request.may_wait)
         self._server = server
         self._proc = server.home.proc
 
@@ -136,7 +137,7 @@ class Command:
 
     def magic_links(self) -> set[str]:
         """Return where the program may be and must not be started from: inside, the path has a magic link in it."""
-        if not self.is_inside and paths.has_only_local_files(self._server):
+        if not self.is_inside and not self._resolve:
             return set()
         places = _places_of(self.program, self.request.environment)
         return {program for program in places if self.obstacle(program) == errno.ELOOP}
@@ -148,13 +149,13 @@ class Command:
         whose first line names a magic link: the command has no other descriptors than its own.
         """
         try:
-            found = paths.opened_below(self._server, self.directory, program, self.request.may_wait)
+            found = paths.opened_below(self._server, self.directory, program, self._resolve)
         except OSError as error:
+            if error.errno not in _OF_THE_PLACE:
+                raise
             return error.errno or errno.EIO
-        try:
-            return 0 if os.access(f"self/fd/{found}", os.X_OK, dir_fd=self._proc) else errno.EACCES
-        finally:
-            os.close(found)
+        os.close(found)
+        return 0 if os.access(os.path.join(self.request.directory or ".", program), os.X_OK) else errno.EACCES
 
 
 def _takes_fork(request: Spawn) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from errno import EINVAL, EPERM
 
-from aions._sys import namespaces
+from aions._sys import libc, namespaces
 from aions._sys import proc as procfs
 from aions._sys.calls import KernelError, call
 from aions._wire.messages import (
@@ -39,13 +39,16 @@ def become_root(server: Server, request: BecomeRoot) -> Done:
 
 
 def become_owner(server: Server, request: BecomeOwner) -> Done:
-    """Become who is to own a user namespace, and from then on may read the memory of whatever is not sealed."""
+    """Become who is to own a user namespace, and may not read the memory of this process, which root has started.
+
+    It is not sealed by that: it has done nothing yet, and only root becomes another owner, who can write its maps all the same.
+    """
     late.load()  # while it may still read where that is
-    server.seal()
     user, group = request.user, request.group
     call(lambda: "setgroups(0, [])", os.setgroups, ())
     call(lambda: f"setresgid({group}, {group}, {group})", os.setresgid, group, group, group)
     call(lambda: f"setresuid({user}, {user}, {user})", os.setresuid, user, user, user)
+    libc.set_dumpable(0)
     server.renew()
     return Done()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from aions._sys import mounts
-from aions._sys.mounts import OPEN_TREE_CLONE
+from aions._sys.mounts import MOUNT_ATTR_RDONLY, OPEN_TREE_CLONE
 
 _DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 _LINKS = {
@@ -21,9 +21,13 @@ _NOSUID_NOEXEC = 0x02 | 0x08
 
 
 def open_all(found: dict[str, int]) -> None:
-    """Copy the devices of the worker's own /dev, as detached mounts; a plain user cannot make any."""
+    """Copy the devices of the worker's own /dev, as detached mounts; a plain user cannot make any.
+
+    SECURITY: read-only, since their modes and owners are those of the machine. Devices can be written to all the same.
+    """
     for name in _DEVICES:
         found[name] = mounts.open_tree(f"/dev/{name}", OPEN_TREE_CLONE)
+        mounts.mount_setattr(found[name], "", False, MOUNT_ATTR_RDONLY, 0, 0, 0)
 
 
 def fill(dev: int, found: dict[str, int]) -> None:

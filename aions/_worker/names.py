@@ -22,6 +22,7 @@ from aions._wire.messages import (
     ResolverFiles,
     Unresolved,
 )
+from aions._worker import paths
 from aions._worker.loop import Server
 
 TYPE_CHECKING = False
@@ -45,24 +46,24 @@ _DAEMONS = (
 """Where the host's daemons listen. These sockets are of the file system, so that no network namespace keeps them out."""
 
 
-def read_resolver_files(_server: Server, _request: ReadResolverFiles) -> ResolverFiles:
+def read_resolver_files(server: Server, _request: ReadResolverFiles) -> ResolverFiles:
     memfds: list[int] = []
     try:
         for name in _CONFIGURATION:
-            memfds.append(to_memfd(_content(f"/etc/{name}")))  # noqa: PERF401 - those before one that fails are closed
+            memfds.append(to_memfd(_content(server, f"/etc/{name}")))  # noqa: PERF401 - those before one that fails are closed
     except BaseException:
         close_all(memfds)
         raise
     return ResolverFiles(_CONFIGURATION, tuple(memfds))
 
 
-def _content(path: str) -> bytes:
+def _content(server: Server, path: str) -> bytes:
     """Read a file; what is none, or is not there, is as good as empty.
 
-    SECURITY: it may be in somebody else's file system, where a FIFO would hold the worker up.
+    SECURITY: it may be in somebody else's file system, where a FIFO would hold the worker up, and a link could lead outside.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        descriptor = paths.opened(server, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return b""
     try:

@@ -226,7 +226,8 @@ def stand_in(server: Server, request: StandIn) -> Opened:
     if server.parent is not None:
         os.close(server.parent)
         server.parent = None
-    server.unseal()
+    if request.exposed:
+        server.unseal()
     return Opened(namespace)
 
 

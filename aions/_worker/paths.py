@@ -14,7 +14,6 @@ import os
 import stat
 
 from aions._sys import mounts
-from aions._sys import proc as procfs
 from aions._sys.calls import KernelError
 from aions._sys.mounts import AT_FDCWD, RESOLVE_CACHED, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from aions._worker.loop import MustWait
@@ -38,7 +37,6 @@ NO_MAGIC_LINKS = (
     "the worker's, use Worker.open_namespace."
 )
 
-_CREATE_NEW = os.O_CREAT | os.O_EXCL
 _MEMORY_DEVICES = 1
 _PTMX = os.makedev(5, 2)
 
@@ -50,22 +48,40 @@ def opened(server: Server, path: str, flags: int, mode: int = 0) -> int:
     return _opened_inside(path, flags, mode)
 
 
-def opened_below(server: Server, directory: int, path: str, may_wait: bool) -> int:
-    """Open a path only, a relative one below a directory, or, where that is -1, below where this process is."""
-    resolve = 0 if may_wait or has_only_local_files(server) else RESOLVE_CACHED
+def opened_below(server: Server, directory: int, path: str, resolve: int) -> int:
+    """Open a path only, a relative one below a directory, or, where that is -1, below where this process is.
+
+    `resolve` is what `how_to_look_up` says.
+    """
     try:
-        if not server.home.has_same_files():
-            found = _opened_inside(path, os.O_PATH, 0, resolve, directory)
-        else:
+        if server.home.has_same_files():
             found = mounts.openat2(AT_FDCWD if directory < 0 else directory, path, os.O_PATH, 0, resolve)
+        else:
+            found = _opened_inside(path, os.O_PATH, 0, resolve, directory)
     except OSError as error:
         if resolve and error.errno == errno.EAGAIN:
             raise MustWait from None
         raise
-    if resolve and _file_system(server, found) not in _LOCAL:
+    if resolve:
+        _check_prompt(server, found)
+    return found
+
+
+def how_to_look_up(server: Server, may_wait: bool) -> int:
+    """Return flags for openat2(2) that keep a look-up from waiting for a file server, where there may be one."""
+    return 0 if may_wait or has_only_local_files(server) else RESOLVE_CACHED
+
+
+def _check_prompt(server: Server, found: int) -> None:
+    """Refuse to go on with what was found, and close it, if it is a file server's."""
+    try:
+        is_local = _file_system(server, found) in _LOCAL
+    except BaseException:
+        os.close(found)
+        raise
+    if not is_local:
         os.close(found)
         raise MustWait
-    return found
 
 
 def _opened_inside(path: str, flags: int, mode: int, resolve: int = 0, directory: int = -1) -> int:
@@ -107,26 +123,40 @@ def refuse_magic_links(server: Server, path: str) -> None:
 def opened_at_once(server: Server, path: str, flags: int, mode: int = 0) -> int:
     """Open a file, unless that may have to wait for somebody.
 
-    What is found is first opened as a path only, so that it cannot become something else. KERNEL: opening that again by
-    /proc/self/fd asks for the same permissions as opening it by its path.
+    What is there is looked at first, as a path only, which disturbs nobody. The file is then opened without waiting, since
+    something else may be there by now. KERNEL: EWOULDBLOCK then also says that somebody has a lease (fcntl(2)), and ENXIO that
+    a FIFO has no reader.
     """
-    resolve = 0 if has_only_local_files(server) else RESOLVE_CACHED
-    if flags & _CREATE_NEW == _CREATE_NEW and not resolve:
+    resolve = how_to_look_up(server, may_wait=False)
+    if resolve and flags & os.O_CREAT:
+        raise MustWait
+    if not _looks_prompt(server, path, flags, resolve):
+        raise MustWait
+    if flags & (os.O_NONBLOCK | os.O_PATH):
         return opened(server, path, flags, mode)
+    try:
+        descriptor = opened(server, path, flags | os.O_NONBLOCK, mode)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.ENXIO):
+            raise MustWait from None
+        raise
+    if not _is_prompt(os.fstat(descriptor)):
+        os.close(descriptor)
+        raise MustWait
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _looks_prompt(server: Server, path: str, flags: int, resolve: int) -> bool:
+    """Whether opening a file waits for nobody, as far as can be seen; what cannot be found, opening it will say."""
     try:
         found = _found(server, path, os.O_PATH | flags & (os.O_NOFOLLOW | os.O_DIRECTORY), resolve)
     except OSError as error:
-        if resolve and error.errno == errno.EAGAIN:
-            raise MustWait from None
-        if error.errno != errno.ENOENT or not flags & os.O_CREAT or resolve:
-            raise
-        return _created(server, path, flags, mode)
+        return not resolve or error.errno != errno.EAGAIN
     try:
-        if flags & os.O_PATH:
-            return os.dup(found)
-        if (resolve and _file_system(server, found) not in _LOCAL) or not _is_prompt(os.fstat(found), flags):
-            raise MustWait
-        return _opened_again(server, found, flags, mode)
+        if resolve and _file_system(server, found) not in _LOCAL:
+            return False
+        return bool(flags & (os.O_NONBLOCK | os.O_PATH)) or _is_prompt(os.fstat(found))
     finally:
         os.close(found)
 
@@ -137,35 +167,11 @@ def _found(server: Server, path: str, flags: int, resolve: int) -> int:
     return _opened_inside(path, flags, 0, resolve)
 
 
-def _created(server: Server, path: str, flags: int, mode: int) -> int:
-    """Create a file that was not there. Whatever is there by now, or a symbolic link that leads nowhere, may be a FIFO."""
-    try:
-        return opened(server, path, flags | os.O_EXCL, mode)
-    except OSError as error:
-        if error.errno == errno.EEXIST:
-            raise MustWait from None
-        raise
-
-
-def _is_prompt(status: os.stat_result, flags: int) -> bool:
-    """Whether opening a file does not wait for anybody, as far as its type tells."""
-    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or flags & os.O_NONBLOCK:
+def _is_prompt(status: os.stat_result) -> bool:
+    """Whether opening a file of this type waits for nobody."""
+    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
         return True
     return stat.S_ISCHR(status.st_mode) and (os.major(status.st_rdev) == _MEMORY_DEVICES or status.st_rdev == _PTMX)
-
-
-def _opened_again(server: Server, found: int, flags: int, mode: int) -> int:
-    """Open what was found. KERNEL: without waiting, EWOULDBLOCK also says that somebody has a lease, fcntl(2)."""
-    wanted = flags & ~(_CREATE_NEW | os.O_NOFOLLOW) | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(f"self/fd/{found}", wanted, mode, dir_fd=server.home.proc)
-    except BlockingIOError:
-        if flags & os.O_NONBLOCK:
-            raise
-        raise MustWait from None
-    if not flags & os.O_NONBLOCK:
-        os.set_blocking(descriptor, True)
-    return descriptor
 
 
 def has_only_local_files(server: Server) -> bool:
@@ -181,13 +187,22 @@ def is_local(file_system: str | None) -> bool:
 def _file_systems(server: Server) -> dict[bytes, bytes]:
     """Return the type of each mount, by its id. proc_pid_mountinfo(5)"""
     found = {}
-    for line in procfs.read_bytes(server.home.proc, "self/mountinfo").splitlines():
+    for line in _read(server, "self/mountinfo").splitlines():
         before, _, after = line.partition(b" - ")
         found[before.split(b" ", 1)[0]] = after.split(b" ", 1)[0]
     return found
 
 
 def _file_system(server: Server, descriptor: int) -> bytes:
-    info = procfs.read_bytes(server.home.proc, f"self/fdinfo/{descriptor}")
+    info = _read(server, f"self/fdinfo/{descriptor}")
     number = next(line for line in info.splitlines() if line.startswith(b"mnt_id:")).split()[1]
     return _file_systems(server).get(number, b"unknown")
+
+
+def _read(server: Server, path: str) -> bytes:
+    """Read a file of /proc, of which no line of the log is made."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=server.home.proc)
+    try:
+        return b"".join(iter(lambda: os.read(descriptor, 65536), b""))
+    finally:
+        os.close(descriptor)

@@ -13,7 +13,8 @@ from aions._sys.libc import CLONE_NEWNET
 from aions._sys.proc import Opened as Open
 from aions._wire.fdsocket import close_all
 from aions._wire.messages import Opened, OpenedInEach, OpenSocket, OpenSockets, OpenUnixSocket
-from aions._worker.loop import Server
+from aions._worker import paths
+from aions._worker.loop import MustWait, Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,17 +84,21 @@ def _socket(family: int, type: int, protocol: int) -> socket.socket:
 
 
 def open_unix_socket(server: Server, request: OpenUnixSocket) -> Opened:
-    return Opened(in_namespace(server, request.namespace, lambda: _unix_socket(request)))
+    has_file = any(path is not None and not path.startswith("\0") for path in (request.local, request.remote))
+    if has_file and not request.may_wait and not paths.has_only_local_files(server):
+        raise MustWait
+    return Opened(in_namespace(server, request.namespace, lambda: _unix_socket(server, request)))
 
 
-def _unix_socket(request: OpenUnixSocket) -> int:
+def _unix_socket(server: Server, request: OpenUnixSocket) -> int:
     sock = _socket(socket.AF_UNIX, request.type, 0)
     try:
         if request.local is not None:
-            _bind(sock, request.local, request.mode)
+            _bind(server, sock, request.local, request.mode)
         if request.backlog is not None:
             call(lambda: f"listen({sock.fileno()}, {request.backlog})", sock.listen, request.backlog)
         if request.remote is not None:
+            _refuse_magic_links(server, request.remote)
             _with_path("connect", sock.connect, request.remote)
     except BaseException:
         sock.close()
@@ -101,23 +106,51 @@ def _unix_socket(request: OpenUnixSocket) -> int:
     return sock.detach()
 
 
-def _bind(sock: socket.socket, path: str, mode: int | None) -> None:
-    is_file = not path.startswith("\0")
-    if is_file:
-        _remove_socket(path)
+def _bind(server: Server, sock: socket.socket, path: str, mode: int | None) -> None:
+    if path.startswith("\0"):
+        _with_path("bind", sock.bind, path)
+        return
+    _refuse_magic_links(server, os.path.dirname(path) or ".")
+    _remove_socket(server, path)
     _with_path("bind", sock.bind, path)
-    if is_file and mode is not None:
-        call(lambda: f'chmod("{path}", {mode:#o})', os.chmod, path, mode, path=path)
+    if mode is not None:
+        call(lambda: f'chmod("{path}", {mode:#o})', _change_mode, server, path, mode, path=path)
 
 
-def _remove_socket(path: str) -> None:
-    """Take away a socket that an earlier program left; what is no socket stays, and bind(2) will say so."""
+def _refuse_magic_links(server: Server, path: str) -> None:
+    if not path.startswith("\0"):
+        call(lambda: f'openat2("{path}", O_PATH)', paths.refuse_magic_links, server, path, path=path)
+
+
+def _change_mode(server: Server, path: str, mode: int) -> None:
+    """Change the mode of a socket. SECURITY: and of nothing else that somebody has put in its place."""
+    found = paths.opened(server, path, os.O_PATH | os.O_NOFOLLOW)
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            call(lambda: f'unlink("{path}")', os.unlink, path, path=path)
+        if stat.S_ISSOCK(os.fstat(found).st_mode):
+            os.chmod(f"self/fd/{found}", mode, dir_fd=server.home.proc)
+    finally:
+        os.close(found)
+
+
+def _remove_socket(server: Server, path: str) -> None:
+    """Take away a socket that an earlier program left; what is no socket stays, and bind(2) will say so."""
+    parent, name = os.path.split(path)
+    try:
+        directory = paths.opened(server, parent or ".", os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        return  # bind(2) will say so
+    try:
+        if stat.S_ISSOCK(os.stat(name, dir_fd=directory).st_mode):
+            call(lambda: f'unlink("{path}")', _unlink, name, directory, path=path)
     except OSError as error:
         if error.errno not in _NO_SUCH_FILE:
             raise
+    finally:
+        os.close(directory)
+
+
+def _unlink(name: str, directory: int) -> None:
+    os.unlink(name, dir_fd=directory)
 
 
 def _with_path(name: str, function: Callable[[bytes], None], path: str) -> None:

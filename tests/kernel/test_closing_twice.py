@@ -10,7 +10,7 @@ from functools import partial
 import anyio
 import pytest
 
-from aions import NamespaceFile, Process, Worker, WorkerDied, open_worker
+from aions import Namespace, NamespaceFile, Process, Worker, WorkerDied, open_worker
 from tests.kernel.targets import is_gone
 
 TASKS = 3
@@ -128,7 +128,7 @@ async def closable(what: str, worker: Worker) -> Worker | Process | NamespaceFil
 
 @pytest.mark.parametrize("what", ["namespace", "mount tree", "input", "output"])
 async def test_other_handles(what: str) -> None:
-    async with open_worker() as worker:
+    async with open_worker(unshare=Namespace.USER | Namespace.MOUNT) as worker:
         handle = await closable(what, worker)
         assert await outcomes(handle.aclose) == [None] * TASKS
         await handle.aclose()

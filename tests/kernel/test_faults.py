@@ -105,7 +105,6 @@ REFUSALS = [
     ("identify", "openat", "EMFILE"),
     ("identify", "openat", "ENOMEM"),
     ("long function", "memfd_create", "ENFILE"),
-    ("function", "sendmsg", "EAGAIN"),
 ]
 
 
@@ -134,6 +133,16 @@ async def test_an_interrupted_call_is_made_again() -> None:
         await let_look_into(worker)
         calls = "recvmsg,sendmsg,poll"
         async with refusing(worker.pid, calls, "error=EINTR:when=1+2"):
+            for call in ("identify", "fork", "command", "socket", "function"):
+                await CALLS[call](worker)
+
+
+@strace
+@one_event_loop
+async def test_a_reply_for_which_there_is_no_room_is_sent_later() -> None:
+    async with open_worker() as worker:
+        await let_look_into(worker)
+        async with refusing(worker.pid, "sendmsg", "error=EAGAIN:when=1+2"):
             for call in ("identify", "fork", "command", "socket", "function"):
                 await CALLS[call](worker)
 

@@ -24,7 +24,7 @@ INSIDE = Namespace.USER | Namespace.PID | Namespace.MOUNT
 async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
     """A worker with a FIFO, which has no other end, and room for more."""
     os.mkfifo(tmp_path / "fifo")
-    mounts = [Bind(tmp_path, "/mnt"), Tmpfs("/tmp")]
+    mounts = [Bind(tmp_path, "/mnt"), Tmpfs("/srv")]
     async with open_worker(unshare=INSIDE, mount_proc=True, mounts=mounts) as worker:
         yield worker
 
@@ -90,8 +90,8 @@ async def test_with_o_nonblock_a_fifo_is_opened_as_ever(worker: Worker) -> None:
 
 @on_one_loop
 async def test_what_is_opened_is_blocking_unless_asked_otherwise(worker: Worker) -> None:
-    for path in ("/etc/passwd", "/dev/null", "/dev/zero", "/etc", "/tmp/new"):
-        flags = os.O_CREAT | os.O_WRONLY if path == "/tmp/new" else os.O_RDONLY
+    for path in ("/etc/passwd", "/dev/null", "/dev/zero", "/etc", "/srv/new"):
+        flags = os.O_CREAT | os.O_WRONLY if path == "/srv/new" else os.O_RDONLY
         descriptor = await worker.open(path, flags)
         assert os.get_blocking(descriptor)
         assert not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_NONBLOCK
@@ -132,17 +132,17 @@ def mount_dead_server(path: str) -> None:
 
 
 ON_A_DEAD_SERVER: dict[str, Callable[[Worker], Coroutine[Any, Any, Any]]] = {
-    "open": lambda worker: worker.open("/tmp/dead/file", os.O_RDONLY),
-    "create": lambda worker: worker.open("/tmp/dead/file", os.O_WRONLY | os.O_CREAT | os.O_EXCL),
-    "open the root": lambda worker: worker.open("/tmp/dead", os.O_RDONLY),
-    "open_file": lambda worker: worker.open_file("/tmp/dead/file"),
-    "mount": lambda worker: worker.mount("x", "/tmp/dead/directory", "tmpfs"),
-    "open_tree": lambda worker: worker.open_tree("/tmp/dead/directory"),
-    "chdir": lambda worker: worker.chdir("/tmp/dead/directory"),
-    "chroot": lambda worker: worker.chroot("/tmp/dead/directory"),
-    "a command's directory": lambda worker: worker.run_process(["true"], cwd="/tmp/dead/directory"),
-    "a command": lambda worker: worker.run_process(["/tmp/dead/program"]),
-    "a command by a fork": lambda worker: worker.run_process(["/tmp/dead/program"], no_new_privs=True),
+    "open": lambda worker: worker.open("/srv/dead/file", os.O_RDONLY),
+    "create": lambda worker: worker.open("/srv/dead/file", os.O_WRONLY | os.O_CREAT | os.O_EXCL),
+    "open the root": lambda worker: worker.open("/srv/dead", os.O_RDONLY),
+    "open_file": lambda worker: worker.open_file("/srv/dead/file"),
+    "mount": lambda worker: worker.mount("x", "/srv/dead/directory", "tmpfs"),
+    "open_tree": lambda worker: worker.open_tree("/srv/dead/directory"),
+    "chdir": lambda worker: worker.chdir("/srv/dead/directory"),
+    "chroot": lambda worker: worker.chroot("/srv/dead/directory"),
+    "a command's directory": lambda worker: worker.run_process(["true"], cwd="/srv/dead/directory"),
+    "a command": lambda worker: worker.run_process(["/srv/dead/program"]),
+    "a command by a fork": lambda worker: worker.run_process(["/srv/dead/program"], no_new_privs=True),
 }
 
 
@@ -150,7 +150,7 @@ ON_A_DEAD_SERVER: dict[str, Callable[[Worker], Coroutine[Any, Any, Any]]] = {
 @pytest.mark.needs("fuse")
 @pytest.mark.parametrize("call", ON_A_DEAD_SERVER)
 async def test_a_file_server_that_does_not_answer(worker: Worker, call: str) -> None:
-    await worker.run_sync(mount_dead_server, "/tmp/dead")
+    await worker.run_sync(mount_dead_server, "/srv/dead")
     await nothing_else_waits(worker, lambda: ON_A_DEAD_SERVER[call](worker))
     descriptor = await worker.open("/etc/passwd", os.O_RDONLY)
     os.close(descriptor)
@@ -159,7 +159,7 @@ async def test_a_file_server_that_does_not_answer(worker: Worker, call: str) -> 
 @pytest.mark.root  # of whom everybody has /dev/fuse
 @pytest.mark.needs("fuse")
 async def test_beside_such_a_server_commands_and_files_are_found(worker: Worker) -> None:
-    await worker.run_sync(mount_dead_server, "/tmp/dead")
+    await worker.run_sync(mount_dead_server, "/srv/dead")
     with anyio.fail_after(10):
         for _ in range(2):
             assert (await worker.run_process(["cat", "/etc/hostname"], cwd="/etc", check=False)).returncode in (0, 1)

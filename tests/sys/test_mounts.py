@@ -37,7 +37,7 @@ REFUSED: dict[str, tuple[set[int], str, Callable[[], object]]] = {
     "fsopen": ({errno.ENODEV, errno.EPERM}, 'fsopen("no such")', lambda: mounts.new_mount("no such", [], 0)),
     "openat2": (
         {errno.ENOENT},
-        'openat2(AT_FDCWD, "no such", {flags=0o12000000, mode=0o0, resolve=0x12})',
+        'openat2(AT_FDCWD, "no such", {flags=0o10000000, resolve=RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS})',
         lambda: mounts.open_in_root(AT_FDCWD, "no such", os.O_PATH),
     ),
     "setdomainname": ({errno.EINVAL, errno.EPERM}, 'setdomainname("aaaaa', lambda: mounts.setdomainname("a" * 65)),
