@@ -43,14 +43,17 @@ def put_up_package(directory: str) -> None:
 
 def main() -> None:
     """Become the forkserver."""
-    os.environ.clear()  # its work is done, and nothing of it is for those that are forked
     put_up_package(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from aions._worker import interpreter
+
+    interpreter.run_from_read_only_copy()
+    os.environ.clear()  # its work is done, and nothing of it is for those that are forked
     try:
         if os.fork():
             os._exit(0)
         from aions._worker.forkserver import started
 
-        server = started(*map(int, sys.argv[1:]))
+        server = started(*map(int, sys.argv[1:5]))
     except OSError as error:
         from aions._wire.messages import REFUSED
 
