@@ -105,12 +105,8 @@ async def test_whoever_waits_for_a_process_that_another_task_closes_learns_how_i
 async def test_a_process_by_several_tasks_when_its_worker_dies() -> None:
     async with open_worker() as worker:
         process = await worker.open_process(["sleep", "100"])
-
-        async def close() -> None:
-            os.kill(worker.pid, signal.SIGKILL)
-            await process.aclose()
-
-        assert set(await outcomes(close)) <= {None, WorkerDied}
+        os.kill(worker.pid, signal.SIGKILL)
+        assert set(await outcomes(process.aclose)) <= {None, WorkerDied}
 
 
 async def closable(what: str, worker: Worker) -> Worker | Process | NamespaceFile | anyio.abc.AsyncResource:
