@@ -196,6 +196,10 @@ def prctl(option: int, argument: int = 0) -> int:
     return result
 
 
+def _do_nothing(dumpable: int) -> None:
+    """Instead of PR_SET_DUMPABLE."""
+
+
 def be_looked_into(unseal: bool) -> None:
     """Let others trace this process; and look into it, and into its forks, if it is sealed and `unseal` says so."""
     try:
@@ -203,8 +207,9 @@ def be_looked_into(unseal: bool) -> None:
     except OSError:
         pass  # there is no Yama
     if unseal:
-        from tests.kernel.programs import unsealed  # noqa: F401
+        from aions._sys import libc
 
+        libc.set_dumpable = _do_nothing  # of this process alone; no file is read, since the worker may not see any
         prctl(4, 1)  # PR_SET_DUMPABLE
 
 

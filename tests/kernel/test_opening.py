@@ -371,10 +371,12 @@ async def test_closing_a_fork_leaves_its_worker() -> None:
 
 async def test_a_fork_ends_with_the_worker_that_it_was_forked_from() -> None:
     async with open_worker() as worker, worker.fork() as fork, fork.fork() as grandchild:
+        pidfds = [os.dup(each.pidfd) for each in (fork, grandchild)]  # closing the worker lets go of the handles of its forks
         await worker.aclose()
-        for each in (fork, grandchild):
+        for pidfd in pidfds:
             with anyio.fail_after(10):
-                await anyio.wait_readable(each.pidfd)
+                await anyio.wait_readable(pidfd)
+            os.close(pidfd)
 
 
 async def test_closing_leaves_no_process_and_no_namespace() -> None:
